@@ -1,0 +1,107 @@
+"""What the consumer asks of an engine: one async method, a check, and closing.
+
+An engine gets images that fit its token range already, and answers with text (read by `contract`)
+or with a verdict of its own. Its failures are the EngineError tree; `CancelledError` passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from earlyfire_stream.verdict import CoordSpace, ResizeMode, Truth, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One look at one frame."""
+
+    camera: str
+    seq: int
+    captured_at: float
+    """Scenario seconds."""
+    image: npt.NDArray[np.uint8] | None
+    """Height x width x 3, BGR, resized to the token budget; None if the engine needs no pixels."""
+    jpeg: bytes
+    """The frame as it came, for engines that decode themselves."""
+    visual_tokens: int
+    system: str
+    """The prompt's constant part; stands before the image."""
+    user: str
+    """Stands after the image; names its size where the prompt needs that."""
+    schema: Mapping[str, object] | None
+    deadline_ns: int
+    """Wall instant after which the answer is worthless."""
+    truth: tuple[Truth, ...] = ()
+    """For the `simulated` engine alone; empty for every other."""
+    smoke: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. Instants are wall nanoseconds."""
+
+    text: str
+    finish: str
+    """`stop`, `length`, or `cut` where we stopped reading after a settled `false`."""
+    decided_ns: int
+    """The token that settles has_smoke was there."""
+    answered_ns: int
+    visual_tokens: int
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    confidence: float | None = None
+    verdict: Verdict | None = None
+    """Set by engines that do not speak the contract's JSON (baseline); `text` is then its record."""
+    server: Mapping[str, float] = field(default_factory=dict)
+    """Its own timing split in seconds: load_s, prompt_s, generate_s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is fixed for an engine."""
+
+    name: str
+    model: str
+    coord_space: CoordSpace = CoordSpace.UNIT
+    resize_mode: ResizeMode = ResizeMode.STRETCH
+    min_tokens: int = 4
+    max_tokens: int = 16384
+    needs_pixels: bool = True
+    needs_truth: bool = False
+    max_concurrency: int = 64
+    default_concurrency: int = 4
+    virtual_ok: bool = False
+    """May run in virtual time: no thread, no socket, no wall clock on its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `earlyfire doctor`; `remedy` is a command or an instruction where ok is False."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+class Engine(Protocol):
+    traits: Traits
+
+    async def infer(self, request: Request) -> Reply: ...
+
+    async def check(self) -> list[Check]: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,1 @@
+"""Pixels: video files, image sequences, stills, live streams and synthetic scenes."""

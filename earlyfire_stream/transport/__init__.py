@@ -1,0 +1,1 @@
+"""How frames travel: in memory or over MQTT."""

@@ -1,0 +1,38 @@
+"""What every test may ask for: the real camera data, a real Mosquitto."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def left_out(what: str) -> None:
+    """Skip with a reason at a desk; fail in CI, where everything must be there."""
+    if IN_CI:
+        pytest.fail(f"{what}: in CI that is a failure, not a skip")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real camera sequences (environment variable EARLYFIRE_DATA)."""
+    root = os.environ.get("EARLYFIRE_DATA")
+    if not root or not Path(root).is_dir():
+        left_out("EARLYFIRE_DATA names no folder of real camera data")
+    assert root is not None
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> str:
+    """The path of a real Mosquitto."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if found is None:
+        left_out("no mosquitto on PATH (Debian: apt-get install mosquitto)")
+    assert found is not None
+    return found
