@@ -10,11 +10,42 @@ Instants named `captured_at` are scenario seconds; `*_ns` are wall nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+__all__ = [
+    "CAMERAS_LOG",
+    "RECORDS_LOG",
+    "AlarmRecord",
+    "Answer",
+    "CameraPlan",
+    "FirePlan",
+    "FrameRecord",
+    "Log",
+    "RunLog",
+    "Shot",
+    "load",
+    "write_json",
+]
 
-from earlyfire_stream.verdict import Alarm, Fate, Reason, Truth, Verdict
+import asyncio
+import contextlib
+import errno
+import gzip
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from earlyfire_stream.clock import VirtualLoop
+from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
+
+CAMERAS_LOG = "cameras.jsonl"
+RECORDS_LOG = "records.jsonl"
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +157,8 @@ class RunLog:
     shots: Sequence[Shot]
     frames: Sequence[FrameRecord]
     alarms: Sequence[AlarmRecord]
+    notes: Sequence[Mapping[str, Any]]
+    """Session starts and ends, outages: `what`, `wall_ns` and more."""
     duplicates: int
     """Deliveries of a frame that had come before."""
     complete: bool
@@ -138,3 +171,260 @@ class RunLog:
     """k, n, within (scenario seconds), min_confidence, repeat."""
 
 
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+_KINDS: dict[type, bytes] = {Shot: b"shot", FrameRecord: b"frame", AlarmRecord: b"alarm"}
+
+
+class Log:
+    """An append-only log: lines are buffered and written every second, off the event loop.
+
+    A write that fails (disk full) ends the log: it is raised from `failed()` at once and from
+    leaving the context, as RunFolderError. Past `rotate_bytes` the file is set aside as
+    `<name>-0001.jsonl.gz` and a new one begun.
+    """
+
+    FLUSH_S = 1.0
+
+    def __init__(self, path: Path, rotate_bytes: int = 256_000_000) -> None:
+        self.path = path
+        self._rotate_bytes = rotate_bytes
+        self._lines: list[bytes] = []
+        self._file: BinaryIO | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._parts = len(list(path.parent.glob(f"{path.stem}-*.jsonl*")))
+
+    def write(self, item: Shot | FrameRecord | AlarmRecord) -> None:
+        self._lines.append(b'{"k":"%b","v":%b}\n' % (_KINDS[type(item)], orjson.dumps(item)))
+
+    def note(self, what: str, wall_ns: int, **data: object) -> None:
+        """Something worth telling that is no frame: a session's start and end, an outage."""
+        line = orjson.dumps({"k": "note", "v": {"what": what, "wall_ns": wall_ns, **data}})
+        self._lines.append(line + b"\n")
+
+    async def failed(self) -> None:
+        """Never returns; raises RunFolderError when a write has failed."""
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def __aenter__(self) -> Self:
+        try:
+            mend_torn_line(self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as why:
+            raise _unwritable(self.path, why) from why
+        self._task = asyncio.create_task(self._flush_for_ever(), name=f"flush {self.path.name}")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        assert self._file is not None
+        self._task.cancel()
+        try:
+            with contextlib.suppress(asyncio.CancelledError, RunFolderError):
+                await self._task
+            self._flush()
+        finally:
+            self._file.close()
+
+    async def _flush_for_ever(self) -> None:
+        virtual = isinstance(asyncio.get_running_loop(), VirtualLoop)
+        while True:
+            await asyncio.sleep(self.FLUSH_S)
+            # A write of a second's lines takes well under a millisecond unless the disk is slow;
+            # then the thread keeps the loop free. Virtual time has no threads.
+            if virtual:
+                self._flush()
+            else:
+                await asyncio.shield(asyncio.to_thread(self._flush))
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        assert self._file is not None
+        data = memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            if self._file.tell() >= self._rotate_bytes:
+                self._rotate()
+        except OSError as why:
+            raise _unwritable(self.path, why) from why
+
+    def _rotate(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._parts += 1
+        part = self.path.with_name(f"{self.path.stem}-{self._parts:04}.jsonl")
+        self.path.rename(part)
+        self._file = self.path.open("ab", buffering=0)
+        packed = part.with_suffix(".jsonl.gz.tmp")
+        with part.open("rb") as plain, gzip.open(packed, "wb", compresslevel=3) as gz:
+            shutil.copyfileobj(plain, gz)
+        packed.rename(part.with_suffix(".jsonl.gz"))
+        part.unlink()
+
+
+def _unwritable(path: Path, why: OSError) -> RunFolderError:
+    full = why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "the disk is full; free some space" if full else "choose another folder with --out"
+    return RunFolderError(f"{path}: cannot be written: {why.strerror} ({remedy})")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as why:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _unwritable(path, why) from why
+
+
+def mend_torn_line(path: Path) -> None:
+    """Cut off the half line that a killed process may have left, so that appending is safe."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        step = min(size, 1 << 20)
+        file.seek(size - step)
+        tail = file.read(step)
+        if not tail.endswith(b"\n"):
+            file.truncate(size - step + tail.rfind(b"\n") + 1)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def load(folder: Path, cameras: Path | None = None) -> RunLog:
+    """Read a run folder, complete or not.
+
+    `cameras` is another folder whose cameras' log stands in for this one's (two halves on two
+    machines). A torn last line is counted and left out; any other broken line is an error.
+    """
+    run = _read_run(folder)
+    side = cameras or folder
+    cameras_run = run if side == folder else _read_run(side)
+    if cameras_run["digest"] != run["digest"]:
+        raise UsageError(f"{side}: plays another scenario than {folder}; they cannot be scored as one")
+    shots: list[Shot] = []
+    frames: list[FrameRecord] = []
+    alarms: list[AlarmRecord] = []
+    notes: list[Mapping[str, Any]] = []
+    torn = 0
+    for log in (side / CAMERAS_LOG, folder / RECORDS_LOG):
+        for kind, value in _lines(log):
+            if kind == "shot":
+                shots.append(_shot(value))
+            elif kind == "frame":
+                frames.append(_frame(value))
+            elif kind == "alarm":
+                alarms.append(_alarm(value))
+            elif kind == "note":
+                notes.append(value)
+            else:
+                torn += 1
+    return RunLog(
+        run=run,
+        cameras=tuple(_plan(c) for c in cameras_run.get("cameras") or run["cameras"]),
+        shots=shots,
+        frames=frames,
+        alarms=alarms,
+        notes=notes,
+        duplicates=sum(int(n.get("duplicates", 0)) for n in notes if n["what"] == "session_end"),
+        complete=bool(run["complete"]),
+        torn_lines=torn,
+        duration_s=run.get("played_s"),
+        speed=float(run["speed"]),
+        alarm_policy=run["settings"]["alarm"],
+    )
+
+
+def _read_run(folder: Path) -> Mapping[str, Any]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such run folder")
+    path = folder / RUN_FILE
+    try:
+        run = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: no run folder (it holds no {RUN_FILE})") from None
+    except (OSError, orjson.JSONDecodeError) as why:
+        raise RunFolderError(f"{path}: cannot be read: {why}") from why
+    if not isinstance(run, dict) or run.get("schema") != 1:
+        raise RunFolderError(f"{path}: no run of this version (schema 1)")
+    return run
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """(kind, value) of each line of a log and its rotated parts; kind "" for the torn last one."""
+    parts = sorted(path.parent.glob(f"{path.stem}-*.jsonl*"))
+    for part in [p for p in parts if not p.name.endswith(".tmp")] + [path]:
+        packed = part.suffix == ".gz"
+        if not packed and part.with_suffix(".jsonl.gz").exists() and part != path:
+            continue  # killed between packing and removing
+        if not part.exists():
+            continue
+        with gzip.open(part, "rb") if packed else part.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    data = orjson.loads(line)
+                    kind, value = data["k"], data["v"]
+                except (orjson.JSONDecodeError, KeyError, TypeError) as why:
+                    if not line.endswith(b"\n"):
+                        yield "", None
+                        continue
+                    raise RunFolderError(f"{part}, line {number}: no record: {why}") from why
+                yield kind, value
+
+
+def _box(value: Mapping[str, float] | None) -> Box | None:
+    return None if value is None else Box(**value)
+
+
+def _shot(v: dict[str, Any]) -> Shot:
+    v["unsent"] = Reason(v["unsent"])
+    v["truth"] = tuple(Truth(t["fire"], _box(t["box"])) for t in v["truth"])
+    return Shot(**v)
+
+
+def _frame(v: dict[str, Any]) -> FrameRecord:
+    v["fate"] = Fate(v["fate"])
+    v["reason"] = Reason(v["reason"])
+    answer = v["answer"]
+    if answer is not None:
+        verdict = answer["verdict"]
+        if verdict is not None:
+            verdict["box"] = _box(verdict["box"])
+            verdict["repairs"] = tuple(verdict["repairs"])
+            answer["verdict"] = Verdict(**verdict)
+        answer["sent_size"] = tuple(answer["sent_size"])
+        v["answer"] = Answer(**answer)
+    return FrameRecord(**v)
+
+
+def _alarm(v: dict[str, Any]) -> AlarmRecord:
+    alarm = v["alarm"]
+    alarm["seqs"] = tuple(alarm["seqs"])
+    alarm["box"] = _box(alarm["box"])
+    return AlarmRecord(Alarm(**alarm), v["emitted"], v["alarmed_ns"])
+
+
+def _plan(v: dict[str, Any]) -> CameraPlan:
+    v["fires"] = tuple(FirePlan(**f) for f in v["fires"])
+    v["ignore"] = tuple(tuple((x, y) for x, y in polygon) for polygon in v["ignore"])
+    v["outages"] = tuple((start, end) for start, end in v["outages"])
+    return CameraPlan(**v)
