@@ -1,0 +1,270 @@
+"""Frame by frame: the frame score v1, right and wrong answers, and where the boxes lie.
+
+Sources: [S] the SAI benchmark's `evaluate.py`; [A] streaming accuracy after sAP.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Confusion",
+    "Localization",
+    "confusion",
+    "frame_score_v1",
+    "localization",
+    "mean_frame_score_v1",
+    "streaming_accuracy",
+]
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from earlyfire_stream.scoring.footage import Footage
+from earlyfire_stream.scoring.statistics import wilson_interval
+from earlyfire_stream.verdict import Box, Fate
+
+BadJson = Literal["discard", "negative"]
+IOU_MATCH = 0.4
+ASKED = (Fate.ANSWERED, Fate.BAD_JSON, Fate.ENGINE_ERROR)
+"""Frames that sampling chose and an engine was asked about."""
+
+
+# --- v1 ------------------------------------------------------------------------------------------
+
+
+def frame_score_v1(
+    predictions: Sequence[bool | None], truth: Sequence[bool], bad_json: BadJson = "discard"
+) -> float:
+    """The frame score of one sequence, 0 to 1; None stands for an unreadable answer. [S]
+
+        n = min(|p|,|g|), N = |p|; empty p or g -> 0
+        acc = #{i<n : p_i == g_i} / n
+        f = first i with g_i ; d = first i with p_i
+        bonus = 0 if f or d is None ; +0.2·(1 − d/N) if d <= f ; −0.1·(d − f)/N if d > f
+        v1 = clip(acc + bonus, 0, 1)
+
+    `discard`: unreadable answers leave both sides of acc, while d, f and N keep their indices; all
+    unreadable → 0. `negative` counts them as "no smoke", as [S] does.
+
+    FFTT / 0011 → 1.0 · FFFT / 0011 → 0.75 − 0.1·1/4 = 0.725 · TTTT / 0011 → 0.5 + 0.2 = 0.7
+    """
+    total = len(predictions)
+    n = min(total, len(truth))
+    if n == 0:
+        return 0.0
+    if bad_json == "negative":
+        predictions = [bool(p) for p in predictions]
+    judged = [(p, g) for p, g in zip(predictions, truth, strict=False) if p is not None]
+    if not judged:
+        return 0.0
+    accuracy = sum(p == g for p, g in judged) / len(judged)
+    first = next((i for i, g in enumerate(truth) if g), None)
+    found = next((i for i, p in enumerate(predictions) if p), None)
+    bonus = 0.0
+    if first is not None and found is not None:
+        late = found - first
+        bonus = 0.2 * (1 - found / total) if late <= 0 else -0.1 * late / total
+    return min(1.0, max(0.0, accuracy + bonus))
+
+
+def mean_frame_score_v1(footages: Iterable[Footage], bad_json: BadJson = "discard") -> float | None:
+    """v1 × 100, the mean over cameras; None without a camera that has a cadence and a truth.
+
+    A sequence is one camera's frames that an engine was asked about, those whose truth is unknown
+    left out. A camera of which none was asked scores 0, as an empty sequence does in [S].
+    """
+    scores = []
+    for footage in footages:
+        known = [f for f in footage.frames if f.smoke is not None]
+        if not footage.timed or (footage.frames and not known):
+            continue
+        asked = [f for f in known if f.fate in ASKED]
+        predictions = [None if f.verdict is None else f.verdict.has_smoke for f in asked]
+        scores.append(frame_score_v1(predictions, [bool(f.smoke) for f in asked], bad_json))
+    return 100 * sum(scores) / len(scores) if scores else None
+
+
+# --- right and wrong -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Answered frames of known truth; a share of nothing is None."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @property
+    def n(self) -> int:
+        return self.tp + self.fp + self.fn + self.tn
+
+    @property
+    def precision(self) -> float | None:
+        return _share(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float | None:
+        return _share(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float | None:
+        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def accuracy(self) -> float | None:
+        return _share(self.tp + self.tn, self.n)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "n": self.n,
+            "tp": self.tp,
+            "fp": self.fp,
+            "fn": self.fn,
+            "tn": self.tn,
+            "precision": self.precision,
+            "precision_interval": wilson_interval(self.tp, self.tp + self.fp),
+            "recall": self.recall,
+            "recall_interval": wilson_interval(self.tp, self.tp + self.fn),
+            "f1": self.f1,
+            "accuracy": self.accuracy,
+            "accuracy_interval": wilson_interval(self.tp + self.tn, self.n),
+        }
+
+
+def confusion(footages: Iterable[Footage]) -> Confusion:
+    """Unreadable answers and errors enter no count; stills are in."""
+    counts = {(p, g): 0 for p in (True, False) for g in (True, False)}
+    for footage in footages:
+        for frame in footage.frames:
+            if frame.smoke is not None and frame.verdict is not None:
+                counts[frame.verdict.has_smoke, frame.smoke] += 1
+    return Confusion(
+        tp=counts[True, True],
+        fp=counts[True, False],
+        fn=counts[False, True],
+        tn=counts[False, False],
+    )
+
+
+def streaming_accuracy(footages: Iterable[Footage]) -> float | None:
+    """At the capture of each frame, is the newest answer given by then right? [A]
+
+    An answer to a frame can at best be there for the next one, so latency costs accuracy. Until a
+    camera's first answer "no smoke" stands. None without frames of known truth.
+    """
+    right = of = 0
+    for footage in footages:
+        if not footage.timed:
+            continue
+        answers = sorted(
+            (f.record.answer.answered_ns, f.shot.captured_at, f.shot.seq, f.verdict.has_smoke)
+            for f in footage.frames
+            if f.verdict is not None and f.record is not None and f.record.answer is not None
+        )
+        given = 0
+        newest = (float("-inf"), -1, False)
+        for frame in sorted(footage.frames, key=lambda f: f.shot.captured_ns):
+            while given < len(answers) and answers[given][0] <= frame.shot.captured_ns:
+                newest = max(newest, answers[given][1:])
+                given += 1
+            if frame.smoke is not None:
+                right += newest[2] == frame.smoke
+                of += 1
+    return _share(right, of)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+# --- boxes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Localization:
+    """Boxes of answered frames against the truth; see `localization`."""
+
+    matched: int
+    predicted: int
+    n: int
+    """Answered frames with truth boxes."""
+    ap40: float | None
+    ap50: float | None
+
+    @property
+    def value(self) -> float:
+        """L = precision × recall = (matched/predicted)·(matched/n); 0 where nothing matched."""
+        return self.matched**2 / (self.predicted * self.n) if self.matched else 0.0
+
+
+def localization(footages: Iterable[Footage]) -> Localization | None:
+    """How well the boxes lie; None if the truth has no boxes at all.
+
+    One match a frame at IoU >= 0.4, the best of its truth boxes. Smoke claimed without a box is a
+    miss; boxes before the onset and on negative frames are false; smoky frames without truth boxes
+    are left out. 3 matched of 4 predicted over 5 frames: L = 3/4 · 3/5 = 0.45.
+
+    `ap40` and `ap50` rank the same boxes by confidence; None if no box has one.
+    """
+    any_truth = False
+    n = 0
+    overlaps: list[tuple[float, float | None]] = []
+    for footage in footages:
+        if not footage.plan.truth:
+            continue
+        for frame in footage.frames:
+            boxes = [t.box for t in frame.shot.truth if t.box is not None]
+            any_truth = any_truth or bool(boxes)
+            verdict = frame.verdict
+            if verdict is None or frame.smoke is None or (frame.smoke and not boxes):
+                continue
+            n += bool(boxes)
+            if verdict.has_smoke and verdict.box is not None:
+                overlaps.append((best_iou(verdict.box, boxes), verdict.confidence))
+    if not any_truth:
+        return None
+    ranked = any(confidence is not None for _, confidence in overlaps)
+    return Localization(
+        matched=sum(iou >= IOU_MATCH for iou, _ in overlaps),
+        predicted=len(overlaps),
+        n=n,
+        ap40=_average_precision(overlaps, n, 0.4) if ranked and n else None,
+        ap50=_average_precision(overlaps, n, 0.5) if ranked and n else None,
+    )
+
+
+def best_iou(predicted: Box, truth: Iterable[Box]) -> float:
+    """The IoU with the truth box that fits best, 0 without one."""
+    return max((predicted.iou(box) for box in truth), default=0.0)
+
+
+def _average_precision(
+    overlaps: Sequence[tuple[float, float | None]], n: int, threshold: float
+) -> float:
+    """Area under the precision envelope over recall, all points.
+
+    Boxes of equal confidence enter at once, so that their order cannot matter; boxes without one
+    come last. Hit at .9, miss at .8, hit at .7, two frames: 1/2·1 + 1/2·2/3 = 0.833.
+    """
+    points: list[tuple[float, float]] = []
+    matched = taken = 0
+    ranked = sorted(overlaps, key=_rank, reverse=True)
+    for _, group in groupby(ranked, key=_rank):
+        for iou, _ in group:
+            matched += iou >= threshold
+            taken += 1
+        points.append((matched / n, matched / taken))
+    area = best = 0.0
+    for (recall, precision), before in zip(
+        reversed(points), [r for r, _ in reversed(points[:-1])] + [0.0], strict=True
+    ):
+        best = max(best, precision)
+        area += (recall - before) * best
+    return area
+
+
+def _rank(overlap: tuple[float, float | None]) -> float:
+    return -1.0 if overlap[1] is None else overlap[1]

@@ -1,0 +1,410 @@
+"""The Early-Fire Score: how early, how surely, and at what latency the alarm came.
+
+    EFS = 100 · K · C · (0.70 + 0.15·L + 0.15·Q)
+
+D detection and earliness · F false alarms · C their harmonic mean · L localization · Q latency ·
+K readable answers. L and Q only multiply C, so a quick engine that always says "no" scores 0.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Score", "Terms", "earliness", "few_false_alarms", "score"]
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from earlyfire_stream.errors import RunFolderError
+from earlyfire_stream.records import RunLog
+from earlyfire_stream.scenario.models import AlarmPolicy
+from earlyfire_stream.scoring.accuracy import (
+    Confusion,
+    Localization,
+    confusion,
+    localization,
+    mean_frame_score_v1,
+    streaming_accuracy,
+)
+from earlyfire_stream.scoring.answers import (
+    Answers,
+    Latency,
+    Tokens,
+    answers,
+    latency,
+    latency_quality,
+    tokens,
+)
+from earlyfire_stream.scoring.detection import (
+    HORIZON_S,
+    FalseAlarms,
+    Fleet,
+    View,
+    false_alarms,
+    fleet,
+    views,
+    watched_hours,
+)
+from earlyfire_stream.scoring.footage import Footage, footage
+from earlyfire_stream.scoring.ledger import Ledger, balance
+from earlyfire_stream.scoring.statistics import Survival, bootstrap_means, survival, wilson_interval
+from earlyfire_stream.verdict import Fate
+
+SCHEMA = 1
+TTFD_HALF_S = 240.0
+"""SAI's `ttd_max`: by then an alarm's earliness is worth half."""
+FALSE_PER_DAY = 5.0
+"""λ0, SAI's target per camera-day: there F is one half."""
+LOW_EXPOSURE_H = 24.0
+DETECTED_WITHIN_S = (60, 180, 300)
+
+
+def earliness(ttfd_s: float | None) -> float:
+    """u = 0.4 + 0.6·2^(−TTFD/240 s) of a located alarm, 0 of a miss: a late hit beats a miss.
+
+    0 s → 1.0 · 240 s → 0.7 · 480 s → 0.55 · None → 0. A TTFD below 0 (two hosts whose clocks
+    differ) earns no more than 0 s.
+    """
+    return 0.0 if ttfd_s is None else 0.4 + 0.6 * 2 ** (-max(0.0, ttfd_s) / TTFD_HALF_S)
+
+
+def few_false_alarms(per_camera_day: float) -> float:
+    """F = 1/(1 + λ/5): none → 1 · 5 a camera-day → 0.5 · 36 → 0.122."""
+    return 1 / (1 + per_camera_day / FALSE_PER_DAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The six terms, 0 to 1; None where the run has nothing to measure one by."""
+
+    detection: float | None
+    false_alarms: float | None
+    localization: float | None
+    latency: float | None
+    answers: float | None
+    boxes_in_truth: bool
+
+    @property
+    def combined(self) -> float | None:
+        """C = 2DF/(D+F), 0 if both are 0; None unless both are known. (1, 0.5) → 0.667."""
+        d, f = self.detection, self.false_alarms
+        if d is None or f is None:
+            return None
+        return 2 * d * f / (d + f) if d + f > 0 else 0.0
+
+    @property
+    def value(self) -> float | None:
+        """EFS = 100·K·C·(0.70 + 0.15·L + 0.15·Q), without truth boxes (0.70 + 0.15·Q)/0.85.
+
+        D=1, F=1, L=0, Q=0.5, K=1 → 77.5; the same without truth boxes → 91.18. K and Q of a run
+        without a single request are 0.
+        """
+        if self.combined is None:
+            return None
+        q = self.latency or 0.0
+        if self.boxes_in_truth:
+            worth = 0.70 + 0.15 * (self.localization or 0.0) + 0.15 * q
+        else:
+            worth = (0.70 + 0.15 * q) / 0.85
+        return 100 * (self.answers or 0.0) * self.combined * worth
+
+    def to_json(self) -> dict[str, float | None]:
+        return {
+            "D": self.detection,
+            "F": self.false_alarms,
+            "C": self.combined,
+            "L": self.localization,
+            "Q": self.latency,
+            "K": self.answers,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Everything measured of one run; `to_json` is `score.json`."""
+
+    early_fire_score: float | None
+    why_null: str
+    """Why there is no Early-Fire Score; empty if there is one."""
+    interval: tuple[float, float] | None
+    """The Early-Fire Score at both ends of λ's exact Poisson interval, lower value first."""
+    terms: Terms
+    detection_unlocated: float | None
+    """D if no box were asked for."""
+    detection_interval: tuple[float, float] | None
+    """D's bootstrap over fires; None under 8 fires."""
+    frame_score_v1: float | None
+    frame_score_v1_parity: float | None
+    """v1 with unreadable answers as "no smoke", to compare with [S]."""
+    fires: tuple[View, ...]
+    fleet: tuple[Fleet, ...]
+    survival: Survival | None
+    false_alarms: FalseAlarms
+    emitted_alarms: int
+    frames: Confusion
+    streaming_accuracy: float | None
+    localization: Localization | None
+    latency: Latency
+    tokens: Tokens
+    answers: Answers
+    ledger: Ledger
+    alarm_policy: Mapping[str, float]
+    speed: float
+    speed_distorted: bool
+    """At another speed than 1, frames were dropped for lack of wall time."""
+    complete: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def median_ttfd_s(self) -> float | None:
+        """Over the detected views alone; `survival` counts the others too."""
+        found = sorted(v.ttfd_s for v in self.fires if v.ttfd_s is not None)
+        if not found:
+            return None
+        return (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
+
+    def detected_within(self, seconds: float) -> float | None:
+        """Share of views detected within so many seconds of the onset."""
+        if not self.fires:
+            return None
+        return sum(v.ttfd_s is not None and v.ttfd_s <= seconds for v in self.fires) / len(
+            self.fires
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Only finite numbers, strings, lists, dicts, booleans and None."""
+        detected = sum(v.parts is not None for v in self.fires)
+        boxes = self.localization
+        asked = self.answers
+        return {
+            "schema": SCHEMA,
+            "early_fire_score": self.early_fire_score,
+            "why_null": self.why_null,
+            "early_fire_score_interval": _listed(self.interval),
+            "frame_score_v1": self.frame_score_v1,
+            "frame_score_v1_parity": self.frame_score_v1_parity,
+            "terms": self.terms.to_json(),
+            "D_unlocated": self.detection_unlocated,
+            "D_interval": _listed(self.detection_interval),
+            "fires": [v.to_json() for v in self.fires],
+            "fleet": [f.to_json() for f in self.fleet],
+            "views": {
+                "n": len(self.fires),
+                "detected": detected,
+                "recall": detected / len(self.fires) if self.fires else None,
+                "recall_interval": _listed(wilson_interval(detected, len(self.fires))),
+                "median_ttfd_s": self.median_ttfd_s,
+                "detected_within": {str(s): self.detected_within(s) for s in DETECTED_WITHIN_S},
+            },
+            "survival": None if self.survival is None else _survival_json(self.survival),
+            "false_alarms": self.false_alarms.to_json(),
+            "alarms": {"candidates": dict(self.false_alarms.kinds), "emitted": self.emitted_alarms},
+            "frames": {**self.frames.to_json(), "streaming_accuracy": self.streaming_accuracy},
+            "localization": {
+                "truth": "n/a" if boxes is None else "boxes",
+                "ap40": boxes.ap40 if boxes else None,
+                "ap50": boxes.ap50 if boxes else None,
+                "n": boxes.n if boxes else 0,
+                "predicted": boxes.predicted if boxes else 0,
+                "matched": boxes.matched if boxes else 0,
+            },
+            "latency_s": asdict(self.latency),
+            "tokens": {
+                **asdict(self.tokens),
+                "visual_per_request": self.tokens.visual_per_request,
+                "visual_per_camera_hour": self.tokens.visual_per_camera_hour,
+            },
+            "answers": {
+                **asdict(asked),
+                "shares": {
+                    "valid": asked.share(asked.valid),
+                    "bad_json": asked.share(asked.bad_json),
+                    "timeout": asked.share(asked.errors.get("timeout", 0)),
+                },
+            },
+            "ledger": {**asdict(self.ledger), "examples": list(self.ledger.examples)},
+            "alarm_policy": dict(self.alarm_policy),
+            "speed": self.speed,
+            "speed_distorted": self.speed_distorted,
+            "complete": self.complete,
+            "warnings": list(self.warnings),
+        }
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _survival_json(curve: Survival) -> dict[str, object]:
+    return {
+        "times_s": list(curve.times_s),
+        "undetected": list(curve.undetected),
+        "median_s": curve.median_s,
+        "rmst_s": curve.rmst_s,
+        "horizon_s": HORIZON_S,
+    }
+
+
+def score(log: RunLog) -> Score:
+    """Score a run, complete or not.
+
+    Cameras without a truth enter neither the Early-Fire Score nor v1; latency, tokens, answers and
+    the ledger are of all cameras.
+    """
+    policy = _policy(log)
+    everything = footage(log)
+    known = tuple(f for f in everything if f.plan.truth)
+
+    found = views(known, policy, log.alarms, log.complete)
+    alarms = false_alarms(known, policy)
+    boxes = localization(known)
+    lambda_ = alarms.per_camera_day
+    terms = Terms(
+        detection=_mean([earliness(v.ttfd_s) for v in found]),
+        false_alarms=None if lambda_ is None else few_false_alarms(lambda_),
+        localization=None if boxes is None else boxes.value,
+        latency=latency_quality(known),
+        answers=answers(known).quality,
+        boxes_in_truth=boxes is not None,
+    )
+    ledger = balance(log)
+    spent = latency(everything)
+    asked = answers(everything)
+    distorted = log.speed != 1 and any(
+        ledger.fates.get(fate.value, 0)
+        for fate in (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)
+    )
+    by_fire: dict[str, list[float]] = {}
+    for view in found:
+        by_fire.setdefault(view.fire, []).append(earliness(view.ttfd_s))
+    return Score(
+        early_fire_score=terms.value,
+        why_null=_why_null(found, known, alarms),
+        interval=_at_both_ends(terms, alarms),
+        terms=terms,
+        detection_unlocated=_mean([earliness(v.unlocated_ttfd_s) for v in found]),
+        detection_interval=bootstrap_means(list(by_fire.values())),
+        frame_score_v1=mean_frame_score_v1(known),
+        frame_score_v1_parity=mean_frame_score_v1(known, "negative"),
+        fires=found,
+        fleet=fleet(found),
+        survival=survival(
+            [v.ttfd_s for v in found if v.ttfd_s is not None],
+            [v.censored_s for v in found if v.ttfd_s is None],
+            HORIZON_S,
+        ),
+        false_alarms=alarms,
+        emitted_alarms=sum(a.emitted for a in log.alarms),
+        frames=confusion(known),
+        streaming_accuracy=streaming_accuracy(known),
+        localization=boxes,
+        latency=spent,
+        tokens=tokens(everything, watched_hours(everything)),
+        answers=asked,
+        ledger=ledger,
+        alarm_policy=policy.model_dump(),
+        speed=log.speed,
+        speed_distorted=distorted,
+        complete=log.complete,
+        warnings=tuple(
+            _warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted)
+        ),
+    )
+
+
+def _policy(log: RunLog) -> AlarmPolicy:
+    try:
+        return AlarmPolicy.model_validate(dict(log.alarm_policy))
+    except ValidationError as why:
+        raise RunFolderError(f"run.json: its alarm policy cannot be used: {why}") from why
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _why_null(found: Sequence[View], known: Sequence[Footage], alarms: FalseAlarms) -> str:
+    if not known:
+        return "no camera has a known truth"
+    if not found and alarms.camera_hours <= 0:
+        return "no fire and no time without smoke; frame metrics only"
+    if not found:
+        return "no fire: D cannot be measured, F is reported alone"
+    if alarms.camera_hours <= 0:
+        return "no time without smoke: F cannot be measured, D is reported alone"
+    return ""
+
+
+def _at_both_ends(terms: Terms, alarms: FalseAlarms) -> tuple[float, float] | None:
+    if alarms.interval is None:
+        return None
+    few, many = alarms.interval
+    ends = [_with_false_alarms(terms, few_false_alarms(end)).value for end in (many, few)]
+    return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+
+
+def _with_false_alarms(terms: Terms, f: float) -> Terms:
+    return Terms(
+        terms.detection, f, terms.localization, terms.latency, terms.answers, terms.boxes_in_truth
+    )
+
+
+def _warnings(
+    log: RunLog,
+    known: Sequence[Footage],
+    found: Sequence[View],
+    alarms: FalseAlarms,
+    boxes: Localization | None,
+    spent: Latency,
+    asked: Answers,
+    ledger: Ledger,
+    distorted: bool,
+) -> list[str]:
+    """What a reader must know before believing the figures, gravest first."""
+    said = []
+    if ledger.balanced is False:
+        said.append(
+            f"the ledger does not balance: {ledger.missing} frames without a fate, "
+            f"{ledger.double} with more than one, {ledger.unknown} never scheduled "
+            f"({', '.join(ledger.examples)})"
+        )
+    if ledger.balanced is None:
+        said.append("no cameras' log: what was scheduled is unknown, the ledger proves nothing")
+    if not log.complete:
+        said.append(
+            f"the run is not complete; {ledger.inferred} frames without a fate are counted as "
+            "abandoned(killed), and fires without an alarm as missed"
+        )
+    if log.torn_lines:
+        said.append(f"{log.torn_lines} torn lines in the log were left out")
+    if spent.skewed or any(v.parts is not None and v.parts.transport < 0 for v in found):
+        said.append(
+            "frames arrive or are answered before their capture: the clocks of cameras and "
+            f"consumer differ; {spent.skewed} latencies are n/a"
+        )
+    if distorted:
+        said.append(
+            f"speed {log.speed:g} distorts: frames expired, were superseded or over budget for "
+            "lack of wall time; compare with runs at the same speed only"
+        )
+    if asked.sent and not asked.valid:
+        said.append("not one answer could be read")
+    if 0 < alarms.camera_hours < LOW_EXPOSURE_H and found:
+        said.append(
+            f"low exposure: {alarms.camera_hours:.3g} camera-hours without smoke (24 are needed "
+            "for a steady false alarm rate); see the score at both ends of its interval"
+        )
+    hidden = sum(len(f.plan.fires) for f in known if f.timed) - len(found)
+    if hidden:
+        said.append(f"{hidden} fires left out: scripted outages hide them from first to last")
+    late = [v for v in found if v.onset_source == "clip_start"]
+    if late:
+        said.append(f"{len(late)} views begin in smoke: their onset is the clip's start")
+    stray = sum(v.parts is None and v.unlocated > 0 for v in found)
+    if stray:
+        said.append(f"{stray} fires were alarmed only with boxes that do not touch the smoke")
+    if boxes is None and found:
+        said.append("localization: n/a, the truth has no boxes")
+    return said
