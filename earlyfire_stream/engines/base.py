@@ -6,7 +6,8 @@ or with a verdict of its own. Its failures are the EngineError tree; `CancelledE
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,6 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from earlyfire_stream.errors import UsageError
 from earlyfire_stream.verdict import CoordSpace, ResizeMode, Truth, Verdict
 
 
@@ -57,7 +59,7 @@ class Reply:
     output_tokens: int | None = None
     confidence: float | None = None
     verdict: Verdict | None = None
-    """Set by engines that do not speak the contract's JSON (baseline); `text` is then its record."""
+    """Set by engines that are no language models (baseline); `text` is then its record."""
     server: Mapping[str, float] = field(default_factory=dict)
     """Its own timing split in seconds: load_s, prompt_s, generate_s."""
 
@@ -91,11 +93,15 @@ class Check:
 
 
 class Engine(Protocol):
-    traits: Traits
+    @property
+    def traits(self) -> Traits:
+        """Valid before entering; on entering an engine may learn more (its token range)."""
 
-    async def infer(self, request: Request) -> Reply: ...
+    async def infer(self, request: Request) -> Reply:
+        """Answer before the request's deadline and the engine's timeout, or raise EngineError."""
 
-    async def check(self) -> list[Check]: ...
+    async def check(self) -> list[Check]:
+        """Whether it could be used now, without entering it; never raises EngineError."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -105,3 +111,11 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
+    """`engine 'olama' is unknown; did you mean 'ollama'? Known: ...`"""
+    names = sorted(known)
+    meant = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {meant[0]!r}?" if meant else "."
+    return UsageError(f"{what} {word!r} is unknown{hint} Known: {', '.join(names)}")

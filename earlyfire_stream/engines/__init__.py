@@ -1,0 +1,62 @@
+"""Engines by name. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.engines.base import Engine, unknown
+from earlyfire_stream.errors import UsageError
+from earlyfire_stream.scenario import models
+
+__all__ = ["create", "names"]
+
+Factory: TypeAlias = Callable[[models.Engine, Clock, int], Engine]
+
+
+def _baseline(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+    from earlyfire_stream.engines.baseline import BaselineEngine
+
+    return BaselineEngine(settings, clock)
+
+
+def _ollama(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+    from earlyfire_stream.engines.ollama import OllamaEngine
+
+    return OllamaEngine(settings, clock, seed)
+
+
+def _simulated(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+    from earlyfire_stream.engines.simulated import SimulatedEngine
+
+    return SimulatedEngine(settings, clock, seed)
+
+
+ENGINES: dict[str, Factory] = {
+    "baseline": _baseline,
+    "ollama": _ollama,
+    "simulated": _simulated,
+}
+LATER = ("hf", "openai", "recorded")
+"""Designed, not in this version yet."""
+
+
+def names() -> list[str]:
+    """The engines that `create` knows."""
+    return sorted(ENGINES)
+
+
+def create(settings: models.Engine, clock: Clock, seed: int = 0) -> Engine:
+    """The engine that the settings name, not entered yet. UsageError for a name or option it lacks.
+
+    `seed` is the scenario's: it fixes what `simulated` answers and Ollama's sampling.
+    """
+    if settings.name in LATER:
+        raise UsageError(
+            f"engine {settings.name!r} is not in this version yet; it has: {', '.join(names())}"
+        )
+    factory = ENGINES.get(settings.name)
+    if factory is None:
+        raise unknown("engine", settings.name, ENGINES)
+    return factory(settings, clock, seed)
