@@ -3,11 +3,47 @@
 One frozen model per idea, each field with its unit. `load` reads files into these; nothing here
 touches the disk. Instants are scenario seconds; a box is [x_center, y_center, width, height] as
 fractions of the frame.
+
+A model's `conflicts` lists every way in which its fields disagree, each with its place, so that
+`load` can name them all at once instead of the first one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+__all__ = [
+    "ENGINES",
+    "AlarmPolicy",
+    "BoxAt",
+    "Budget",
+    "Camera",
+    "Conflict",
+    "Conflicts",
+    "Engine",
+    "EngineName",
+    "Fire",
+    "ImagesSource",
+    "Network",
+    "Perturb",
+    "Sampling",
+    "Scenario",
+    "Source",
+    "StillsSource",
+    "StreamSource",
+    "SyntheticSource",
+    "Vary",
+    "VideoSource",
+    "Window",
+]
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,8 +57,46 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Size = Annotated[tuple[int, int], Field(description="[width, height] in pixels")]
 
 
+EngineName = Literal["baseline", "ollama", "hf", "openai", "simulated", "recorded"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+
+ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""`${NAME}` in a stream's url."""
+_SECRETS = frozenset({"password", "passwd", "pwd", "pass", "token", "secret", "api_key", "apikey"})
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Fields that disagree. `at` is the place, from the model that says so downwards."""
+
+    at: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+    fields: tuple[str, ...] = ()
+    """The model's fields that it rests on: where one of them is wrong itself, this says nothing."""
+
+
+class Conflicts(ValueError):
+    """Everything in which the fields of one model disagree."""
+
+    def __init__(self, found: Sequence[Conflict]) -> None:
+        self.found = tuple(found)
+        super().__init__("; ".join(c.message + (f" ({c.hint})" if c.hint else "") for c in found))
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        yield from ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if found := tuple(self.conflicts()):
+            raise Conflicts(found)
+        return self
 
 
 class Window(Model):
@@ -31,14 +105,26 @@ class Window(Model):
     start: Duration
     end: Duration
 
-    @model_validator(mode="after")
-    def _forward(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.end <= self.start:
-            raise ValueError(f"end ({self.end:g} s) must come after start ({self.start:g} s)")
-        return self
+            yield Conflict(
+                ("end",), f"must come after start ({self.start:g} s), not at {self.end:g} s"
+            )
 
     def __contains__(self, at: float) -> bool:
         return self.start <= at < self.end
+
+
+def _overlapping(windows: Sequence[Window], at: tuple[str, ...]) -> Iterator[Conflict]:
+    order = sorted(range(len(windows)), key=lambda i: windows[i].start)
+    for earlier, later in pairwise(order):
+        if windows[later].start < windows[earlier].end:
+            first = windows[earlier]
+            yield Conflict(
+                (*at, later),
+                f"overlaps the window from {first.start:g} s to {first.end:g} s",
+                "make one window of the two",
+            )
 
 
 # --- fires ---------------------------------------------------------------------------------------
@@ -67,20 +153,35 @@ class Fire(Model):
     plume: Plume = Plume()
     """How it looks in a synthetic scene; elsewhere it has no effect."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
+        if self.onset < 0:
+            yield Conflict(
+                ("onset",),
+                f"smoke cannot begin before the camera does, at {self.onset:g} s",
+                "write 0 for a camera that starts in smoke",
+            )
         if self.end is not None and self.end <= self.onset:
-            raise ValueError(f"end ({self.end:g} s) must come after onset ({self.onset:g} s)")
-        times = [b.at for b in self.boxes]
-        if times != sorted(set(times)):
-            raise ValueError("boxes must stand in order of time, each instant once")
-        return self
+            yield Conflict(
+                ("end",), f"must come after onset ({self.onset:g} s), not at {self.end:g} s"
+            )
+        last = math.inf if self.end is None else self.end
+        for i, box in enumerate(self.boxes):
+            if i and box.at <= self.boxes[i - 1].at:
+                yield Conflict(
+                    ("boxes", i, "at"), "boxes must stand in order of time, each instant once"
+                )
+            elif not self.onset <= box.at <= last:
+                yield Conflict(
+                    ("boxes", i, "at"), f"a box at {box.at:g} s, when the fire shows no smoke"
+                )
 
 
 # --- where pixels come from ----------------------------------------------------------------------
 
 
 class SyntheticSource(Model):
+    model_config = ConfigDict(json_schema_extra={"required": ["kind"]})
+
     kind: Literal["synthetic"] = "synthetic"
     scene: Scene = Scene()
     size: Size = (1280, 720)
@@ -121,16 +222,16 @@ class ImagesSource(Model):
     """Folder of YOLO text files; an empty file says: no smoke. A missing file is an error."""
     smoke_class: int = 0
 
-    @model_validator(mode="after")
-    def _one_clock(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         given = [self.interval is not None, self.times is not None, self.epoch_names]
         if sum(given) != 1:
-            raise ValueError(
-                "say when the images were taken: exactly one of interval, times, epoch_names"
+            yield Conflict(
+                (),
+                "say when the images were taken: exactly one of interval, times, epoch_names",
+                fields=("interval", "times", "epoch_names"),
             )
-        if self.interval is not None and self.interval <= 0:
-            raise ValueError("interval must be above 0")
-        return self
+        if self.interval == 0:
+            yield Conflict(("interval",), "must be above 0")
 
 
 class StillsSource(Model):
@@ -143,20 +244,45 @@ class StillsSource(Model):
     smoke: bool | None = None
     """The truth of all of them, where there are no label files."""
 
-    @model_validator(mode="after")
-    def _labelled_once(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.labels is not None and self.smoke is not None:
-            raise ValueError("give labels or smoke, not both")
-        return self
+            yield Conflict(("smoke",), "give labels or smoke, not both", fields=("labels",))
 
 
 class StreamSource(Model):
     """A live camera (RTSP or HTTP); it has no truth."""
 
     kind: Literal["stream"]
-    url: Annotated[str, Field(pattern=r"^(rtsps?|https?)://[^\s]+$")]
-    """A password belongs into the environment: rtsp://user:${CAM_PASSWORD}@host/…"""
+    url: Annotated[str, Field(pattern=r"^((rtsps?|https?)://\S+|\$\{[A-Za-z_][A-Za-z0-9_]*\})$")]
+    """A password belongs into the environment: rtsp://user:${CAM_PASSWORD}@host/… It is filled in
+    when the stream is opened, so this text can stand in any record."""
     quality: Annotated[int, Field(ge=10, le=100)] = 85
+
+    def conflicts(self) -> Iterator[Conflict]:
+        yield from _no_password(self.url, "url", "${CAM_PASSWORD}")
+
+    def opened(self, environ: Mapping[str, str]) -> str:
+        """The url with its variables filled in; it holds passwords: never log it.
+
+        KeyError names a variable that is not set (`load` has looked before).
+        """
+        return ENV.sub(lambda found: environ[found[1]], self.url)
+
+
+def _no_password(url: str, field: str, remedy: str) -> Iterator[Conflict]:
+    try:
+        parts = urlsplit(url)
+        secrets = [parts.password or ""]
+        secrets += [v for k, v in parse_qsl(parts.query) if k.lower() in _SECRETS]
+    except ValueError:
+        yield Conflict((field,), "is no address that can be read")
+        return
+    if any(secret and not ENV.fullmatch(secret) for secret in secrets):
+        yield Conflict(
+            (field,),
+            "a password stands in the file",
+            f"write {remedy} in its place and set that variable in the environment",
+        )
 
 
 Source = Annotated[
@@ -211,7 +337,7 @@ class Camera(Model):
     """One camera, or with `count` several that vary by seed."""
 
     id: Name
-    """With `count`, `{n}` is appended as `-001`, `-002` …"""
+    """With `count`, the copies are called `<id>-001`, `<id>-002` …"""
     source: Source
     cadence: Duration | None = None
     """Seconds between two frames. None: the source's own times (images, video), else 1 s."""
@@ -231,23 +357,53 @@ class Camera(Model):
     count: Annotated[int, Field(ge=1, le=10_000)] = 1
     vary: Vary | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.cadence == 0:
-            raise ValueError("cadence must be above 0")
-        ids = [f.id for f in self.fires]
-        if len(set(ids)) != len(ids):
-            raise ValueError("two fires of one camera have the same id")
+            yield Conflict(("cadence",), "must be above 0")
+        yield from self._fire_conflicts()
+        for i, polygon in enumerate(self.ignore):
+            if len(polygon) < 3:
+                yield Conflict(("ignore", i), "a polygon needs at least 3 points")
+        yield from _overlapping(self.outages, ("outages",))
+        yield from _overlapping(self.network.outages, ("network", "outages"))
         if self.vary is not None and self.count == 1:
-            raise ValueError("vary needs count above 1")
-        if any(len(p) < 3 for p in self.ignore):
-            raise ValueError("an ignore polygon needs at least 3 points")
-        if self.source.kind == "stream" and (self.fires or not self.live_ok()):
-            raise ValueError("a live stream has no fires, network, perturb or loop settings")
-        return self
+            yield Conflict(("vary",), "needs count above 1", fields=("count",))
+        kinds = {s.kind for s in (self.source, *(self.vary.sources if self.vary else ()))}
+        if "stream" in kinds:
+            heights = self.vary.heights if self.vary else ()
+            if self.perturb != Perturb() or heights:
+                at = ("perturb",) if self.perturb != Perturb() else ("vary", "heights")
+                yield Conflict(at, "a live stream is shown as it is", "remove it")
+        if self.fires and (bare := kinds & {"stream", "stills"}):
+            yield Conflict(
+                ("fires",), f"a camera of {' and '.join(sorted(bare))} has no fires", "remove them"
+            )
 
-    def live_ok(self) -> bool:
-        return self.perturb == Perturb()
+    def _fire_conflicts(self) -> Iterator[Conflict]:
+        seen: set[str] = set()
+        for i, fire in enumerate(self.fires):
+            if fire.id in seen:
+                yield Conflict(("fires", i, "id"), f"two fires here are called {fire.id!r}")
+            seen.add(fire.id)
+        order = sorted(range(len(self.fires)), key=lambda i: self.fires[i].onset)
+        for earlier, later in pairwise(order):
+            first, second = self.fires[earlier], self.fires[later]
+            if first.end is None or second.onset < first.end:
+                yield Conflict(
+                    ("fires", later, "onset"),
+                    f"fire {second.id} begins while fire {first.id} still burns",
+                    f"give {first.id} an end before that: an alarm could not be told apart",
+                )
+
+    @property
+    def source_key(self) -> str:
+        """Equal for two expanded cameras exactly if they show the same at the same instants.
+
+        Such cameras can share encoded pictures wherever their capture instants agree.
+        """
+        shown = self.model_dump(mode="json", include={"source", "fires", "perturb"})
+        text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Vary(Model):
@@ -261,6 +417,9 @@ class Vary(Model):
     """Share of the copies that have the fires at all."""
     heights: tuple[Annotated[int, Field(ge=240, le=2160)], ...] = ()
     """Synthetic copies are rendered at one of these heights, 16:9; others resized to it."""
+    distinct: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """How many of the copies differ: copy n shows what copy n - distinct shows, the same fire
+    included, so that a large fleet needs few rendered pictures. None: all of them differ."""
 
 
 # --- how the consumer works ----------------------------------------------------------------------
@@ -282,13 +441,21 @@ class Sampling(Model):
     change: Annotated[float, Field(gt=0)] = 4.0
     """Change score (multiples of the camera's own usual change) that raises suspicion."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.policy != "every" and self.idle < 3:
-            raise ValueError("idle must be at least 3s")
-        if not 0 < self.suspect <= self.idle <= self.slowest:
-            raise ValueError("needs 0 < suspect <= idle <= slowest")
-        return self
+            yield Conflict(("idle",), "must be at least 3s", fields=("policy",))
+        if not 0 < self.suspect <= self.idle:
+            yield Conflict(
+                ("suspect",),
+                f"must lie above 0 and not above idle ({self.idle:g} s)",
+                fields=("suspect", "idle"),
+            )
+        if self.idle > self.slowest:
+            yield Conflict(
+                ("slowest",),
+                f"must not lie below idle ({self.idle:g} s)",
+                fields=("slowest", "idle"),
+            )
 
 
 class Budget(Model):
@@ -301,11 +468,13 @@ class Budget(Model):
     burst: Duration = 4.0
     """Seconds of budget that may be saved up."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.min_tokens > self.max_tokens:
-            raise ValueError("min_tokens must not be above max_tokens")
-        return self
+            yield Conflict(
+                ("min_tokens",),
+                f"must not lie above max_tokens ({self.max_tokens})",
+                fields=("min_tokens", "max_tokens"),
+            )
 
 
 class AlarmPolicy(Model):
@@ -319,17 +488,15 @@ class AlarmPolicy(Model):
     repeat: Duration = 300.0
     """At most one alarm is emitted per camera in this time (scoring is not affected)."""
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def conflicts(self) -> Iterator[Conflict]:
         if self.k > self.n:
-            raise ValueError("k must not be above n")
-        return self
+            yield Conflict(("k",), f"must not lie above n ({self.n})", fields=("k", "n"))
 
 
 class Engine(Model):
     """Which engine answers, and how it is asked. Unset: the engine's own default."""
 
-    name: str = "baseline"
+    name: EngineName = "baseline"
     model: str | None = None
     profile: str | None = None
     """A named profile of the `simulated` engine."""
@@ -346,11 +513,23 @@ class Engine(Model):
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the engine as they are; it refuses what it does not know."""
 
-    @model_validator(mode="after")
-    def _usable(self) -> Self:
-        if self.deadline <= 0 or self.timeout <= 0:
-            raise ValueError("deadline and timeout must be above 0")
-        return self
+    def conflicts(self) -> Iterator[Conflict]:
+        if self.deadline == 0:
+            yield Conflict(("deadline",), "must be above 0")
+        if self.timeout == 0:
+            yield Conflict(("timeout",), "must be above 0")
+        if self.profile is not None and self.name != "simulated":
+            yield Conflict(
+                ("profile",),
+                f"only the simulated engine has profiles, not {self.name}",
+                fields=("name",),
+            )
+        if self.url is not None and self.name in ("baseline", "simulated", "recorded"):
+            yield Conflict(
+                ("url",), f"the {self.name} engine has no server", "remove it", fields=("name",)
+            )
+        if self.url is not None:
+            yield from _no_password(self.url, "url", "nothing")
 
 
 class Scenario(Model):
@@ -374,24 +553,51 @@ class Scenario(Model):
     alarm: AlarmPolicy = AlarmPolicy()
     engine: Engine = Engine()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        seen: set[str] = set()
-        for camera in self.cameras:
-            if camera.id in seen:
-                raise ValueError(f"two cameras are called {camera.id!r}; ids must differ")
-            seen.add(camera.id)
-            if self.duration is None:
-                continue
-            for fire in camera.fires:
-                if fire.onset >= self.duration:
-                    raise ValueError(
-                        f"camera {camera.id}: fire {fire.id} begins at {fire.onset:g} s, "
-                        f"after the scenario's end at {self.duration:g} s"
-                    )
+    def conflicts(self) -> Iterator[Conflict]:
         if self.duration == 0:
-            raise ValueError("duration must be above 0")
-        return self
+            yield Conflict(("duration",), "must be above 0")
+        elif self.duration is not None:
+            for i, camera in enumerate(self.cameras):
+                for conflict in _after_the_end(camera, self.duration):
+                    yield Conflict(("cameras", i, *conflict.at), conflict.message, conflict.hint)
+        elif not any(_ends(camera) for camera in self.cameras):
+            yield Conflict(
+                ("duration",),
+                "is missing, and no camera's source ends by itself",
+                "write duration: 90s",
+                fields=("duration", "cameras"),
+            )
+
+
+def _ends(camera: Camera) -> bool:
+    return any(
+        source.kind in ("images", "stills") or (source.kind == "video" and not source.loop)
+        for source in (camera.source, *(camera.vary.sources if camera.vary else ()))
+    )
+
+
+def _after_the_end(camera: Camera, duration: float) -> Iterator[Conflict]:
+    end = f"the scenario's end at {duration:g} s"
+    shift = camera.vary.onset if camera.vary else 0.0
+    for i, fire in enumerate(camera.fires):
+        if fire.onset >= duration:
+            yield Conflict(
+                ("fires", i, "onset"), f"fire {fire.id} begins at {fire.onset:g} s, after {end}"
+            )
+        elif fire.onset + shift >= duration:
+            yield Conflict(
+                ("vary", "onset"),
+                f"may move fire {fire.id} to {fire.onset + shift:g} s, after {end}",
+            )
+    if camera.phase is not None and camera.phase >= duration:
+        yield Conflict(("phase",), f"the first frame would come after {end}")
+    for at, windows in (
+        (("outages",), camera.outages),
+        (("network", "outages"), camera.network.outages),
+    ):
+        for i, window in enumerate(windows):
+            if window.start >= duration:
+                yield Conflict((*at, i), f"begins at {window.start:g} s, after {end}")
 
 
 Camera.model_rebuild()

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SEXAGESIMAL = re.compile(r"\d{1,4}(:\d{1,2}){1,2}")
+"""`1:30`, which YAML 1.1 reads as the number 90."""
 _FORM = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
 _SCHEMA = {
     "anyOf": [
@@ -22,12 +24,15 @@ _SCHEMA = {
 
 def parse_seconds(value: Any) -> float:
     """Seconds of `90s`, `10m`, `1.5` …; ValueError with the accepted forms otherwise."""
-    if isinstance(value, bool):
-        raise ValueError("a duration is needed, such as 90s or 10m")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, str) and (found := _FORM.fullmatch(value)):
         return float(found[1]) * _UNITS[found[2] or "s"]
+    if isinstance(value, str) and (found := _SEXAGESIMAL.fullmatch(value.strip())):
+        seconds = 0
+        for part in found[0].split(":"):
+            seconds = seconds * 60 + int(part)
+        raise ValueError(f"{value!r:.60} is no duration; write {seconds}s")
     raise ValueError(f"{value!r:.60} is no duration; write 250ms, 90s, 10m or 2h")
 
 

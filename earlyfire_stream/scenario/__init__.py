@@ -1,0 +1,1 @@
+"""What cameras show, when fire starts, and every setting: `load` reads it, `fleet` expands it."""

@@ -1,0 +1,799 @@
+"""Reads scenario files: every problem of a file at once, each with its line and its remedy.
+
+YAML is read as editors read it (YAML 1.2: `1:30`, `010` and dates are text), with `yes`, `no`,
+`on`, `off` kept as truth values. Aliases and merge keys (`<<`) are expanded; what they expand to
+is bounded. What a model refuses is cut out and the rest is read again, until nothing new is found.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "FORMAT",
+    "Loaded",
+    "digest",
+    "load",
+    "loads",
+    "resolved",
+    "schema",
+    "with_overrides",
+]
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from earlyfire_stream.errors import Problem, ScenarioError, UsageError
+from earlyfire_stream.scenario import fleet
+from earlyfire_stream.scenario.models import ENGINES, ENV, Conflicts, Scenario
+
+FORMAT = 1
+"""The version in `earlyfire: 1`."""
+MAX_BYTES = 4 * 1024 * 1024
+MAX_NODES = 200_000
+"""Values of one file with its aliases expanded: 2,000 cameras with a hundred settings each."""
+MAX_DEPTH = 24
+MAX_CAMERAS = 10_000
+SCHEMA_ID = "urn:earlyfire-stream:scenario:1"
+
+Scalar = str | int | float | bool | None
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"([-+]?\.inf|\.nan)", re.IGNORECASE)
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None}
+_WORDS |= dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
+_SOURCE_KINDS = ["synthetic", "video", "images", "stills", "stream"]
+_STAND_INS: dict[str, Scalar | dict[str, str]] = {
+    "earlyfire": FORMAT,
+    "name": "unnamed",
+    "source": {"kind": "synthetic"},
+}
+"""Read in place of what is missing or wrong, so that the rest is looked at as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A scenario with the file it came from."""
+
+    scenario: Scenario
+    text: str
+    file: str
+    base: Path
+    """The folder that paths of sources start from."""
+
+    def path_of(self, path: str) -> Path:
+        return self.base / path
+
+
+def load(path: str | Path, *, files: bool = True) -> Loaded:
+    """Read a scenario file. ScenarioError names everything that is wrong with it."""
+    path = Path(path)
+    file = str(path)
+    try:
+        if path.is_dir():
+            raise _refused(file, "is a folder", "name a .yaml file in it")
+        if path.stat().st_size > MAX_BYTES:
+            raise _refused(file, f"is larger than {MAX_BYTES // 2**20} MiB")
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise _refused(file, "there is no such file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise _refused(file, "is not UTF-8 text", "save it as UTF-8", line) from error
+    except (OSError, ValueError) as error:
+        raise _refused(file, f"cannot be read: {error}") from error
+    return loads(text, file, path.parent, files=files)
+
+
+def loads(text: str, file: str = "scenario", base: Path = Path(), *, files: bool = True) -> Loaded:
+    """Read a scenario's text. With `files` False, sources need not exist on this machine."""
+    reading = _Reading()
+    root = reading.tree(text)
+    scenario = None
+    if root is not None:
+        scenario = _validated(root, reading)
+        _check_everywhere(root, reading)
+        _check_ids(root, reading)
+        if files:
+            for source, path in _sources(root):
+                _check_source(source, path, base, reading)
+    if reading.problems or scenario is None:
+        found = sorted(set(reading.problems), key=lambda p: (p.line, p.path))
+        raise ScenarioError(file, tuple(found))
+    return Loaded(scenario, text, file, base)
+
+
+def _refused(file: str, message: str, hint: str = "", line: int = 0) -> ScenarioError:
+    return ScenarioError(file, (Problem(line, "", message, hint),))
+
+
+# --- text to a tree that knows its lines ----------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """One value of the file. `line` is that of its key where it has one."""
+
+    line: int
+    value: Scalar | list[_Node] | dict[str, _Node]
+    raw: str = ""
+    """A scalar as it was written."""
+    size: int = 1
+    depth: int = 1
+    wrong: bool = False
+    """Cut out: something in it was refused and reported."""
+
+    def children(self) -> list[_Node]:
+        if isinstance(self.value, dict):
+            return list(self.value.values())
+        return self.value if isinstance(self.value, list) else []
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {k: n.plain() for k, n in self.value.items() if not n.wrong}
+        if isinstance(self.value, list):
+            return [n.plain() for n in self.value if not n.wrong]
+        return self.value
+
+    def copy(self, line: int) -> _Node:
+        value = self.value
+        if isinstance(value, dict):
+            value = {k: n.copy(n.line) for k, n in value.items()}
+        elif isinstance(value, list):
+            value = [n.copy(n.line) for n in value]
+        return _Node(line, value, self.raw, self.size, self.depth, self.wrong)
+
+
+class _TooMuch(Exception):
+    """The file expands to more than we are willing to hold."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The problems found so far, and the events still to be read."""
+
+    problems: list[Problem] = field(default_factory=list)
+    anchors: dict[str, _Node] = field(default_factory=dict)
+    nodes: int = 0
+
+    def say(self, line: int, path: str, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(line, path, message, hint))
+
+    def tree(self, text: str) -> _Node | None:
+        """The root, or None where nothing can be made of the text."""
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            line = text[: error.start].count("\n") + 1
+            self.say(line, "", "is not UTF-8 text", "save it as UTF-8")
+            return None
+        if size > MAX_BYTES:
+            self.say(0, "", f"is larger than {MAX_BYTES // 2**20} MiB")
+            return None
+        try:
+            return self._document(yaml.parse(text, _Loader))
+        except yaml.reader.ReaderError as error:
+            line = text[: error.position].count("\n") + 1
+            self.say(line, "", "holds a character that is no text", "save it as plain UTF-8 text")
+        except yaml.MarkedYAMLError as error:
+            mark: Any = error.problem_mark or error.context_mark
+            self.say(mark.line + 1 if mark else 0, "", *_syntax(error))
+        except _TooMuch as error:
+            self.say(0, "", str(error))
+        return None
+
+    def _document(self, events: Iterator[Any]) -> _Node | None:
+        root: _Node | None = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents == 2:
+                    line = event.start_mark.line + 1
+                    self.say(line, "", "a second document begins", "one scenario a file")
+                    return None
+            elif isinstance(event, yaml.NodeEvent):
+                root = self._node(event, events, "", MAX_DEPTH)
+        if root is None or (root.value is None and not root.raw):
+            self.say(0, "", "is empty", "write a starter file with: earlyfire scenario init")
+            return None
+        if not isinstance(root.value, dict):
+            self.say(root.line, "", "must be a mapping of settings, such as `name: my-fleet`")
+            return None
+        return root
+
+    def _node(self, event: Any, events: Iterator[Any], path: str, depth: int) -> _Node:
+        line = event.start_mark.line + 1
+        if depth == 0:
+            raise _TooMuch(f"is nested more than {MAX_DEPTH} deep (line {line})")
+        if isinstance(event, yaml.AliasEvent):
+            known = self.anchors.get(str(event.anchor))
+            if known is None:
+                self.say(line, path, f"nothing above is marked &{event.anchor}")
+                return _Node(line, None, wrong=True)
+            self._count(known.size, line)
+            if known.depth > depth:
+                raise _TooMuch(f"is nested more than {MAX_DEPTH} deep (line {line})")
+            return known.copy(line)
+        self._count(1, line)
+        if isinstance(event, yaml.ScalarEvent):
+            node = self._scalar(event, line, path)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            items: list[_Node] = []
+            while not isinstance(inner := next(events), yaml.SequenceEndEvent):
+                items.append(self._node(inner, events, f"{path}[{len(items)}]", depth - 1))
+            node = _Node(line, items)
+        else:
+            node = _Node(line, self._mapping(events, path, depth))
+        if node.children():
+            node.size += sum(n.size for n in node.children())
+            node.depth += max(n.depth for n in node.children())
+        if event.tag is not None and event.tag not in _TAGS:
+            self.say(line, path, f"the tag {event.tag} is not read here", "remove it")
+            node.wrong = True
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def _mapping(self, events: Iterator[Any], path: str, depth: int) -> dict[str, _Node]:
+        own: dict[str, _Node] = {}
+        merged: dict[str, _Node] = {}
+        while not isinstance(key := next(events), yaml.MappingEndEvent):
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarEvent):
+                self._node(key, events, path, depth - 1)
+                self._node(next(events), events, path, depth - 1)
+                self.say(line, path, "a key must be a plain word")
+                continue
+            name: str = key.value
+            inner = path if name == "<<" else f"{path}.{name}".removeprefix(".")
+            value = self._node(next(events), events, inner, depth - 1)
+            if name == "<<" and key.implicit[0]:
+                parts = value.value if isinstance(value.value, list) else [value]
+                for part in parts:
+                    if isinstance(part.value, dict):
+                        for k, n in part.value.items():
+                            merged.setdefault(k, n)
+                    elif not part.wrong:
+                        self.say(line, path, "`<<` merges mappings only")
+            elif name in own:
+                self.say(line, inner, f"is given twice, first in line {own[name].line}", "keep one")
+            else:
+                value.line = line
+                own[name] = value
+        return own | {k: n for k, n in merged.items() if k not in own}
+
+    def _scalar(self, event: Any, line: int, path: str) -> _Node:
+        raw: str = event.value
+        if not raw.isprintable() and any("\ud800" <= c <= "\udfff" for c in raw):
+            self.say(line, path, "holds half a character", "write it as plain UTF-8 text")
+            return _Node(line, None, raw, wrong=True)
+        if not event.implicit[0]:
+            return _Node(line, raw, raw)
+        if raw.lower() in _WORDS:
+            return _Node(line, _WORDS[raw.lower()], raw)
+        if _NOT_FINITE.fullmatch(raw) or (_FLOAT.fullmatch(raw) and not _finite(raw)):
+            self.say(line, path, f"{raw:.40} is no finite number")
+            return _Node(line, None, raw, wrong=True)
+        if _INT.fullmatch(raw):
+            return _Node(line, int(raw), raw)
+        if _FLOAT.fullmatch(raw) and not re.match(r"[-+]?0[0-9]", raw):
+            return _Node(line, float(raw), raw)
+        return _Node(line, raw, raw)
+
+    def _count(self, more: int, line: int) -> None:
+        self.nodes += more
+        if self.nodes > MAX_NODES:
+            raise _TooMuch(
+                f"expands to more than {MAX_NODES:,} values (line {line}): too many aliases"
+            )
+
+
+def _finite(raw: str) -> bool:
+    return len(raw) <= 40 and math.isfinite(float(raw))
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    problem = str(error.problem or error.context or "cannot be read as YAML")
+    if "\\t" in problem or "tab" in problem:
+        return problem, "indent with spaces, not tabs"
+    if "mapping values" in problem:
+        return problem, "quote a text that holds `: `, or look at the indentation"
+    return problem, "look at the indentation, quotes and brackets of this line and the one before"
+
+
+# --- the models' objections, in plain words -------------------------------------------------------
+
+
+def _validated(root: _Node, reading: _Reading) -> Scenario | None:
+    """The scenario, None where something is wrong; each round cuts out what was refused."""
+    while True:
+        text = json.dumps(root.plain())
+        try:
+            scenario = Scenario.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            if not _report(root, error, reading):
+                return None
+        else:
+            return None if reading.problems else scenario
+
+
+def _report(root: _Node, error: ValidationError, reading: _Reading) -> bool:
+    """Say what is new and cut out what is wrong; False if the root itself is beyond reading."""
+    places: dict[tuple[str | int, ...], list[tuple[ErrorDetails, _Found]]] = {}
+    for detail in error.errors(include_url=False):
+        found = _find(root, detail["loc"])
+        places.setdefault((*found.names, *found.missing), []).append((detail, found))
+    for together in places.values():
+        detail, found = together[0]
+        if detail["type"] == "value_error" and isinstance(detail["ctx"]["error"], Conflicts):
+            _report_conflicts(root, found, detail["ctx"]["error"], reading)
+            continue
+        node = found.node
+        if detail["type"] == "missing" and found.missing:
+            known = _was_there(node, found.missing[-1])
+            if not _stand_in(node, str(found.missing[-1]), reading):
+                node.wrong = True
+            if known:
+                continue
+        elif detail["type"] == "too_short" and detail["input"]:
+            continue  # pydantic does not count the entries that it refuses
+        else:
+            node.wrong = True
+            if detail["type"] == "too_short" and node.children():
+                continue
+        message, hint = _plain_words(detail, found, [d for d, _ in together])
+        names = found.names if isinstance(node.value, list) else (*found.names, *found.missing)
+        reading.say(node.line, _dotted(names), message, hint)
+    return not root.wrong
+
+
+def _was_there(node: _Node, name: str | int) -> bool:
+    """Something missing has been cut out before: that was said already."""
+    if isinstance(node.value, dict):
+        return name in node.value
+    return any(n.wrong for n in node.children())
+
+
+def _stand_in(node: _Node, name: str, reading: _Reading) -> bool:
+    if not isinstance(node.value, dict):
+        return False
+    if name == "id":
+        reading.nodes += 1
+        node.value[name] = _Node(node.line, f"unnamed-{reading.nodes}")
+    elif name in _STAND_INS:
+        value = _STAND_INS[name]
+        if isinstance(value, dict):
+            stand_in = _Node(node.line, {k: _Node(node.line, v) for k, v in value.items()})
+        else:
+            stand_in = _Node(node.line, value)
+        node.value[name] = stand_in
+    else:
+        return False
+    return True
+
+
+def _report_conflicts(root: _Node, found: _Found, error: Conflicts, reading: _Reading) -> None:
+    model = found.node
+    inside = model.value if isinstance(model.value, dict) else {}
+    for conflict in error.found:
+        place = _find(model, conflict.at)
+        node = place.node if not place.missing else model
+        touched = [inside[name] for name in conflict.fields if name in inside]
+        doubtful = any(n.wrong or any(c.wrong for c in n.children()) for n in touched)
+        node.wrong = True
+        if doubtful or ("cameras" in conflict.fields and reading.problems):
+            continue
+        names = (*found.names, *place.names, *place.missing)
+        reading.say(node.line, _dotted(names), conflict.message, conflict.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where an error's location ends in the file."""
+
+    node: _Node
+    names: tuple[str | int, ...]
+    """The way to it, with the positions of the file itself."""
+    trail: tuple[_Node, ...]
+    """The nodes on that way, the first one included."""
+    missing: tuple[str | int, ...] = ()
+    """What of the location is not in the file."""
+
+
+def _find(node: _Node, loc: tuple[str | int, ...]) -> _Found:
+    names: list[str | int] = []
+    trail = [node]
+    for i, part in enumerate(loc):
+        value = node.value
+        if isinstance(value, dict):
+            if part in value and not value[str(part)].wrong:
+                node = value[str(part)]
+                names.append(part)
+                trail.append(node)
+            elif "kind" in value and value["kind"].value == part:
+                continue  # pydantic names the chosen kind of source
+            else:
+                return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
+        elif isinstance(value, list) and isinstance(part, int):
+            left = [(n, child) for n, child in enumerate(value) if not child.wrong]
+            if part >= len(left):
+                return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
+            position, node = left[part]
+            names.append(position)
+            trail.append(node)
+        else:
+            break  # pydantic names the branch of a union
+    return _Found(node, tuple(names), tuple(trail))
+
+
+def _dotted(names: tuple[str | int, ...]) -> str:
+    text = "".join(f"[{n}]" if isinstance(n, int) else f".{n}" for n in names)
+    return text.removeprefix(".")
+
+
+_BOUNDS = {
+    "greater_than": ("gt", "must be above"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be below"),
+    "less_than_equal": ("le", "must be at most"),
+}
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of settings",
+    "model_type": "a mapping of settings",
+    "model_attributes_type": "a mapping of settings",
+    "datetime_type": "a date and time such as 2025-08-14T13:30:00",
+}
+
+
+def _plain_words(
+    detail: ErrorDetails, found: _Found, branches: list[ErrorDetails]
+) -> tuple[str, str]:
+    """(message, hint) for one place; `branches` are the objections of each branch of a union."""
+    kind, context, node = detail["type"], detail.get("ctx", {}), found.node
+    if kind == "missing":
+        if isinstance(node.value, list):
+            return f"needs more than {_entries(len(node.value))}", ""
+        return "is missing", _about(found, str(found.missing[-1]) if found.missing else "")
+    if kind == "extra_forbidden":
+        return "unknown field", _meant(str(found.names[-1]), _fields(found))
+    if kind == "union_tag_not_found":
+        return "kind is missing", "one of " + ", ".join(_SOURCE_KINDS)
+    if kind == "union_tag_invalid":
+        given = node.value.get("kind") if isinstance(node.value, dict) else None
+        tag = given.raw if given else ""
+        return f"kind {tag!r:.40} is not known", _meant(tag, _SOURCE_KINDS)
+    if node.value is None and not isinstance(detail["input"], str):
+        return "has no value", "write one, or remove the line"
+    if len(branches) > 1:
+        parts = [_plain_words(branch, found, [branch]) for branch in branches]
+        return _sentence(m for m, _ in parts), _sentence(h for _, h in parts)
+    if kind in ("literal_error", "enum"):
+        allowed = [w.strip("'") for w in re.split(r", | or ", str(context["expected"]))]
+        if found.names == ("earlyfire",):
+            return f"version {node.raw} of the format is not known", "this program reads version 1"
+        return f"{_shown(node)} is not known", _meant(node.raw, allowed)
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{words} {context[name]:g}, not {node.raw}", ""
+    if kind in _KINDS:
+        return f"needs {_KINDS[kind]}, not {_shown(node)}", _retyped(kind, node)
+    if kind == "string_pattern_mismatch":
+        if found.names[-1] == "url":
+            return "is no address of a camera", "begin with rtsp://, rtsps://, http:// or https://"
+        hint = "letters, digits, `_`, `.` and `-`, at most 64, a letter or digit first"
+        return f"{_shown(node)} is no name", hint
+    if kind in ("too_short", "too_long"):
+        least = context.get("min_length", context.get("max_length"))
+        return f"needs at {'least' if kind == 'too_short' else 'most'} {_entries(least)}", ""
+    if kind == "value_error":
+        message, _, hint = str(context["error"]).partition("; ")
+        return message, hint
+    return detail["msg"].removeprefix("Input ").lower(), ""
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def _sentence(parts: Iterator[str] | Any) -> str:
+    return "; or ".join(dict.fromkeys(p for p in parts if p))
+
+
+def _shown(node: _Node) -> str:
+    if isinstance(node.value, dict):
+        return "a mapping"
+    return "a list" if isinstance(node.value, list) else repr(node.raw[:40])
+
+
+def _retyped(kind: str, node: _Node) -> str:
+    """How the value would have to be written."""
+    if kind == "string_type" and isinstance(node.value, bool | int | float):
+        return f'put it in quotes: "{node.raw}"'
+    if kind in ("int_type", "float_type") and isinstance(node.value, str):
+        bare = re.sub(r"^0+(?=[0-9])", "", node.raw.strip().replace("_", ""))
+        if _INT.fullmatch(bare) or (kind == "float_type" and _FLOAT.fullmatch(bare)):
+            return f"write {bare}"
+    if kind == "model_type" and not isinstance(node.value, list):
+        return "its settings stand below it, indented"
+    return ""
+
+
+def _meant(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), known, 1)
+    return f"did you mean {close[0]}?" if close else "one of " + ", ".join(known)
+
+
+def _about(found: _Found, name: str) -> str:
+    """What the model says of its field."""
+    model = _model_at(found.trail, found.names)
+    known = model.model_fields.get(name) if model else None
+    return ((known.description if known else None) or "").split("\n")[0].rstrip(".")
+
+
+def _fields(found: _Found) -> list[str]:
+    model = _model_at(found.trail[:-1], found.names[:-1])
+    return sorted(model.model_fields) if model else []
+
+
+def _model_at(trail: tuple[_Node, ...], names: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model that reads the value at the end of a trail."""
+    here: Any = Scenario
+    for name, node in zip(names, trail[1:], strict=True):
+        if isinstance(name, int):
+            here = next((a for a in typing.get_args(here) if a is not Ellipsis), None)
+        else:
+            known = here.model_fields.get(name) if _is_model(here) else None
+            here = known.annotation if known else None
+        if typing.get_origin(here) is typing.Annotated:
+            here = typing.get_args(here)[0]
+        if typing.get_origin(here) in (typing.Union, types.UnionType):
+            options = [a for a in typing.get_args(here) if a is not type(None)]
+            here = options[0] if len(options) == 1 else _of_kind(options, node)
+    return here if _is_model(here) else None
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _of_kind(options: list[Any], node: _Node) -> Any:
+    kind = node.value.get("kind") if isinstance(node.value, dict) else None
+    for option in options:
+        known = option.model_fields.get("kind") if _is_model(option) else None
+        if kind and known and kind.value in typing.get_args(known.annotation):
+            return option
+    return None
+
+
+# --- what no single model can see -----------------------------------------------------------------
+
+
+def _check_everywhere(root: _Node, reading: _Reading) -> None:
+    """`${…}` outside a stream's url."""
+    streams = {id(s.value.get("url")) for s, _ in _sources(root) if isinstance(s.value, dict)}
+    todo: list[tuple[_Node, tuple[str | int, ...]]] = [(root, ())]
+    while todo:
+        node, names = todo.pop()
+        if isinstance(node.value, dict):
+            todo += [(child, (*names, name)) for name, child in node.value.items()]
+        elif isinstance(node.value, list):
+            todo += [(child, (*names, i)) for i, child in enumerate(node.value)]
+        elif isinstance(node.value, str) and names != ("description",):
+            variable = ENV.search(node.value)
+            if variable and id(node) not in streams:
+                reading.say(
+                    node.line,
+                    _dotted(names),
+                    f"{variable[0]} is not filled in here",
+                    "only in the url of a stream source",
+                )
+
+
+def _check_ids(root: _Node, reading: _Reading) -> None:
+    """Every camera and every copy has an id of its own."""
+    owners: dict[str, tuple[int, int]] = {}
+    for i, camera in _cameras(root):
+        inside = camera.value if isinstance(camera.value, dict) else {}
+        named, counted = inside.get("id"), inside.get("count")
+        if named is None or not isinstance(named.value, str):
+            continue
+        count = counted.value if counted and type(counted.value) is int else 1
+        ids = fleet.copies(named.value, min(max(count, 1), MAX_CAMERAS))
+        ids = (named.value, *ids)  # every draw hangs on the id in the file: it must be its own too
+        taken = next((c for c in ids if c in owners), None)
+        if taken is not None:
+            line, owner = owners[taken]
+            if owner == i:
+                continue
+            what = "two cameras are" if taken == named.value else "a copy and another camera are"
+            reading.say(
+                named.line,
+                f"cameras[{i}].id",
+                f"{what} called {taken!r}, the first in line {line}",
+                "ids must differ",
+            )
+        owners |= {c: (named.line, i) for c in ids if c not in owners}
+        if len(owners) > MAX_CAMERAS:
+            reading.say(named.line, f"cameras[{i}]", f"makes more than {MAX_CAMERAS:,} cameras")
+            return
+
+
+def _cameras(root: _Node) -> Iterator[tuple[int, _Node]]:
+    inside = root.value if isinstance(root.value, dict) else {}
+    cameras = inside.get("cameras")
+    if cameras is not None and isinstance(cameras.value, list):
+        yield from enumerate(cameras.value)
+
+
+def _sources(root: _Node) -> Iterator[tuple[_Node, tuple[str | int, ...]]]:
+    for i, camera in _cameras(root):
+        inside = camera.value if isinstance(camera.value, dict) else {}
+        if "source" in inside:
+            yield inside["source"], ("cameras", i, "source")
+        vary = inside.get("vary")
+        several = vary.value.get("sources") if vary and isinstance(vary.value, dict) else None
+        if several is not None and isinstance(several.value, list):
+            for j, source in enumerate(several.value):
+                yield source, ("cameras", i, "vary", "sources", j)
+
+
+def _check_source(
+    source: _Node, names: tuple[str | int, ...], base: Path, reading: _Reading
+) -> None:
+    """The files of one source are there, the variables of its url are set."""
+    inside = source.value if isinstance(source.value, dict) else {}
+    kind = inside["kind"].value if "kind" in inside else None
+    if kind in ("video", "images", "stills"):
+        for name, folder in (("path", kind != "video"), ("times", False), ("labels", True)):
+            node = inside.get(name)
+            if node is None or not isinstance(node.value, str) or ENV.search(node.value):
+                continue
+            path = os.path.join(base, node.value)
+            if (os.path.isdir if folder else os.path.isfile)(path):
+                continue
+            other = os.path.exists(path)
+            what = f"is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}"
+            reading.say(
+                node.line,
+                _dotted((*names, name)),
+                f"{node.value!r:.200} {what if other else 'is not there'}",
+                _beside(path, node.value) if not other else "",
+            )
+    elif kind == "stream" and "url" in inside and isinstance(inside["url"].value, str):
+        for variable in dict.fromkeys(ENV.findall(inside["url"].value)):
+            if variable not in os.environ:
+                reading.say(
+                    inside["url"].line,
+                    _dotted((*names, "url")),
+                    f"the environment variable {variable} is not set",
+                    f"export {variable}=…",
+                )
+
+
+def _beside(path: str, given: str) -> str:
+    """The nearest name in the folder where the file should be."""
+    folder, name = os.path.split(path.rstrip("/"))
+    try:
+        close = difflib.get_close_matches(name, os.listdir(folder or "."), 1)
+    except (OSError, ValueError):
+        close = []
+    if close:
+        return f"did you mean {os.path.join(os.path.dirname(given.rstrip('/')), close[0])}?"
+    return "paths start at the scenario's own folder"
+
+
+# --- a scenario as others need it -----------------------------------------------------------------
+
+
+def resolved(scenario: Scenario) -> dict[str, Any]:
+    """The whole scenario with every default, as JSON has it; `Scenario.model_validate` reads it."""
+    return scenario.model_dump(mode="json")
+
+
+def digest(scenario: Scenario) -> str:
+    """16 hexadecimal digits of what both halves of a run must agree on, and two compared runs too.
+
+    That is what the cameras show and when: not how it is consumed (sampling, budget, alarm,
+    engine), how fast, or what it is called.
+    """
+    shown = scenario.model_dump(mode="json", include={"seed", "duration", "cameras"})
+    text = json.dumps({"format": FORMAT, **shown}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of scenario files, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **Scenario.model_json_schema(),
+        "title": "earlyfire-stream scenario",
+    }
+
+
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "engine": ("engine", "name"),
+    "model": ("engine", "model"),
+    "profile": ("engine", "profile"),
+    "url": ("engine", "url"),
+    "concurrency": ("engine", "concurrency"),
+    "deadline": ("engine", "deadline"),
+    "timeout": ("engine", "timeout"),
+    "prompt": ("engine", "prompt"),
+    "policy": ("sampling", "policy"),
+    "idle": ("sampling", "idle"),
+    "tokens_per_s": ("budget", "tokens_per_s"),
+    "connections": ("connections",),
+    "speed": ("speed",),
+    "clock": ("clock",),
+    "duration": ("duration",),
+    "seed": ("seed",),
+}
+
+
+def with_overrides(scenario: Scenario, **options: Any) -> Scenario:
+    """The scenario with the command line's settings in it; None leaves one as it is.
+
+    Another engine brings its own defaults: model, profile, url and options that the file gives for
+    its own engine are dropped. UsageError names the option that cannot be.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := given.keys() - _OPTIONS.keys():
+        raise TypeError(f"no such override: {', '.join(sorted(unknown))}")
+    if "engine" in given and given["engine"] not in ENGINES:
+        known = _meant(str(given["engine"]), list(ENGINES))
+        raise UsageError(f"--engine: {given['engine']!r} is not known ({known})")
+    data = scenario.model_dump()
+    if given.get("engine", scenario.engine.name) != scenario.engine.name:
+        data["engine"] |= {"model": None, "profile": None, "url": None, "options": {}}
+    for name, value in given.items():
+        *above, last = _OPTIONS[name]
+        inside = data
+        for part in above:
+            inside = inside[part]
+        inside[last] = value
+    try:
+        return Scenario.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_objection(error, given)) from error
+
+
+def _objection(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """The first objection, under the name of the option that caused it."""
+    detail = error.errors(include_url=False)[0]
+    place, text = detail["loc"], detail["msg"].removeprefix("Value error, ")
+    raised = detail.get("ctx", {}).get("error")
+    if isinstance(raised, Conflicts):
+        conflict = raised.found[0]
+        place = (*place, *conflict.at)
+        text = f"{_dotted(place)}: {conflict.message}"
+    elif detail["type"] == "literal_error":
+        text = "must be " + str(detail["ctx"]["expected"])
+    named = [o for o in given if place[: len(_OPTIONS[o])] == _OPTIONS[o]]
+    # fires, phases and windows after the end are the duration's fault
+    named = named or [o for o in given if o == "duration"] or list(given)
+    return ", ".join(f"--{o.replace('_', '-')}" for o in named) + f": {text}"
