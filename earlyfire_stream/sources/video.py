@@ -9,11 +9,6 @@ that are asked for are turned into pixels.
 from __future__ import annotations
 
 import os
-
-# Read when OpenCV loads its FFmpeg part. -8 is AV_LOG_QUIET: what is broken in a file is said
-# here, once and with its consequences, not by the decoder, once a macroblock.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -29,15 +24,23 @@ from earlyfire_stream.sources.base import UNKNOWN, Image, Label, Picture
 from earlyfire_stream.sources.optics import Optics
 from earlyfire_stream.sources.truth import declared
 
-__all__ = ["VideoFile", "open_video"]
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+__all__ = ["VideoFile", "open_video", "silence_decoders"]
 
 _SAME_INSTANT_S = 1e-3
 """Containers count in milliseconds or finer."""
 _SEEK_BEYOND_S = 20.0
 """Below this, decoding on is as fast as seeking."""
 _SEEK_MARGIN_S = 5.0
+
+
+def silence_decoders() -> None:
+    """Keep OpenCV and its FFmpeg from writing to stderr; to be called before the first video.
+
+    What is broken in a file is said here, once and with its consequences, not by the decoder,
+    once a macroblock. FFmpeg's part reads the variable when it is first used; -8 is AV_LOG_QUIET.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 class VideoFile:
@@ -165,6 +168,7 @@ def open_video(camera: Camera, base: Path, optics: Optics, duration: float | Non
     """SourceError if the file is missing, empty, no video, or cannot be decoded at all."""
     source = camera.source
     assert isinstance(source, VideoSource)
+    silence_decoders()
     path = base / Path(source.path).expanduser()
     if path.is_dir():
         raise SourceError(f"{path}: is a folder; kind: images plays a folder of images")
