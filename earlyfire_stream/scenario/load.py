@@ -191,8 +191,8 @@ class _Reading:
             line = text[: error.position].count("\n") + 1
             self.say(line, "", "holds a character that is no text", "save it as plain UTF-8 text")
         except yaml.MarkedYAMLError as error:
-            mark: Any = error.problem_mark or error.context_mark
-            self.say(mark.line + 1 if mark else 0, "", *_syntax(error))
+            mark = error.problem_mark
+            self.say(0 if mark is None else mark.line + 1, "", *_syntax(error))
         except _TooMuch as error:
             self.say(0, "", str(error))
         return None
@@ -204,7 +204,8 @@ class _Reading:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents == 2:
-                    line = event.start_mark.line + 1
+                    mark = event.start_mark
+                    line = 0 if mark is None else mark.line + 1
                     self.say(line, "", "a second document begins", "one scenario a file")
                     return None
             elif isinstance(event, yaml.NodeEvent):
@@ -507,8 +508,9 @@ def _plain_words(
         hint = "letters, digits, `_`, `.` and `-`, at most 64, a letter or digit first"
         return f"{_shown(node)} is no name", hint
     if kind in ("too_short", "too_long"):
-        least = context.get("min_length", context.get("max_length"))
-        return f"needs at {'least' if kind == 'too_short' else 'most'} {_entries(least)}", ""
+        if kind == "too_short":
+            return f"needs at least {_entries(context['min_length'])}", ""
+        return f"needs at most {_entries(context['max_length'])}", ""
     if kind == "value_error":
         message, _, hint = str(context["error"]).partition("; ")
         return message, hint
@@ -614,32 +616,25 @@ def _check_everywhere(root: _Node, reading: _Reading) -> None:
 
 
 def _check_ids(root: _Node, reading: _Reading) -> None:
-    """Every camera and every copy has an id of its own."""
-    owners: dict[str, tuple[int, int]] = {}
+    """Every camera and every copy has an id of its own, and so has what they are copies of."""
+    lines: dict[str, int] = {}
+    total = 0
     for i, camera in _cameras(root):
         inside = camera.value if isinstance(camera.value, dict) else {}
         named, counted = inside.get("id"), inside.get("count")
+        count = counted.value if counted and type(counted.value) is int else 1
+        total += min(max(count, 1), MAX_CAMERAS)
+        if total > MAX_CAMERAS:
+            reading.say(camera.line, f"cameras[{i}]", f"makes more than {MAX_CAMERAS:,} cameras")
+            return
         if named is None or not isinstance(named.value, str):
             continue
-        count = counted.value if counted and type(counted.value) is int else 1
-        ids = fleet.copies(named.value, min(max(count, 1), MAX_CAMERAS))
-        ids = (named.value, *ids)  # every draw hangs on the id in the file: it must be its own too
-        taken = next((c for c in ids if c in owners), None)
+        ids = dict.fromkeys((named.value, *fleet.copies(named.value, max(count, 1))))
+        taken = next((c for c in ids if c in lines), None)
         if taken is not None:
-            line, owner = owners[taken]
-            if owner == i:
-                continue
-            what = "two cameras are" if taken == named.value else "a copy and another camera are"
-            reading.say(
-                named.line,
-                f"cameras[{i}].id",
-                f"{what} called {taken!r}, the first in line {line}",
-                "ids must differ",
-            )
-        owners |= {c: (named.line, i) for c in ids if c not in owners}
-        if len(owners) > MAX_CAMERAS:
-            reading.say(named.line, f"cameras[{i}]", f"makes more than {MAX_CAMERAS:,} cameras")
-            return
+            message = f"{taken!r:.80} is a camera in line {lines[taken]} already"
+            reading.say(named.line, f"cameras[{i}].id", message, "ids must differ, copies included")
+        lines = dict.fromkeys(ids, named.line) | lines
 
 
 def _cameras(root: _Node) -> Iterator[tuple[int, _Node]]:

@@ -13,12 +13,18 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SEXAGESIMAL = re.compile(r"\d{1,4}(:\d{1,2}){1,2}")
 """`1:30`, which YAML 1.1 reads as the number 90."""
 _FORM = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
-_SCHEMA = {
+_DESCRIPTION = "seconds, or a duration such as 250ms, 90s, 10m, 2h"
+_DIGITS = r"\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$"
+_SIGNED = {
+    "anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\s*[+-]?" + _DIGITS}],
+    "description": _DESCRIPTION,
+}
+_UNSIGNED = {
     "anyOf": [
-        {"type": "number"},
-        {"type": "string", "pattern": r"^\s*[+-]?\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$"},
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": r"^\s*\+?" + _DIGITS},
     ],
-    "description": "seconds, or a duration such as 250ms, 90s, 10m, 2h",
+    "description": _DESCRIPTION,
 }
 
 
@@ -36,7 +42,7 @@ def parse_seconds(value: Any) -> float:
     raise ValueError(f"{value!r:.60} is no duration; write 250ms, 90s, 10m or 2h")
 
 
-Seconds = Annotated[float, BeforeValidator(parse_seconds), WithJsonSchema(_SCHEMA)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), WithJsonSchema(_SIGNED)]
 """An instant or signed offset in seconds; must be finite."""
-Duration = Annotated[Seconds, Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(parse_seconds), Field(ge=0), WithJsonSchema(_UNSIGNED)]
 """A length of time in seconds, never negative."""
