@@ -41,6 +41,10 @@ class Clock:
         self._zero_ns = anchor_ns - round(loop.time() * 1e9)
         self.start_ns = anchor_ns if start_ns is None else start_ns
 
+    def begin(self, start_ns: int) -> None:
+        """Set the wall instant of scenario second 0."""
+        self.start_ns = start_ns
+
     def wall_ns(self) -> int:
         """Now, in nanoseconds since the Unix epoch."""
         return self._zero_ns + round(self._time() * 1e9)
@@ -68,7 +72,7 @@ class Clock:
             await asyncio.sleep(delay)
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits: what would have been waited for is added to the virtual time."""
 
     def __init__(self) -> None:

@@ -75,6 +75,9 @@ class FrameLimits:
     """Six times 2160p; a decoded frame of this size takes 150 MB."""
 
 
+DEFAULT_LIMITS = FrameLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A payload that is no usable frame; `capture` where the comment could still be read."""
@@ -107,7 +110,7 @@ def identity(jpeg: bytes) -> str:
 
 
 def wrap(jpeg: bytes, capture: Capture) -> bytes:
-    """The wire form of `jpeg`: our comment behind the leading APPn segments, an older one replaced."""
+    """The wire form of `jpeg`: our comment behind its APPn segments, an older one replaced."""
     jpeg = strip(jpeg)
     comment = orjson.dumps(
         {
@@ -138,7 +141,7 @@ def strip(jpeg: bytes) -> bytes:
 
 
 def _find_ours(jpeg: bytes) -> int | None:
-    # Only segments ahead of the first non-APPn, non-COM marker can hold it: that is where wrap puts it.
+    # Only ahead of the first marker that is neither APPn nor COM: that is where wrap puts it.
     at = 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
         marker = jpeg[at + 1]
@@ -151,7 +154,7 @@ def _find_ours(jpeg: bytes) -> int | None:
     return None
 
 
-def parse(payload: bytes, limits: FrameLimits = FrameLimits()) -> Frame | Refused:
+def parse(payload: bytes, limits: FrameLimits = DEFAULT_LIMITS) -> Frame | Refused:
     """Read the JPEG's header. Never raises, never decodes pixels; time linear in the header."""
     size = len(payload)
     if size > limits.max_bytes:
@@ -231,6 +234,6 @@ def _count(value: object) -> int:
 
 def _finite(value: object) -> float:
     # orjson refuses NaN and Infinity; a huge integer must not become inf
-    if type(value) not in (int, float) or abs(value) > 1e15:  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
         raise ValueError("a number is needed")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)

@@ -1,0 +1,63 @@
+"""Which frames of a camera have come, which came twice, and which are missing.
+
+Pure; one `Gaps` a camera. Sequence numbers start at 0. A missing one may still come late
+(reordering); who asks decides when it counts as lost.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MAX_LEAP", "Coming", "Gaps"]
+
+from enum import Enum
+
+MAX_LEAP = 100_000
+"""Numbers that may be skipped at once; a stranger's comment must not make us list billions."""
+
+
+class Coming(Enum):
+    NEW = "new"
+    AGAIN = "again"
+    """Delivered before: a duplicate."""
+    ABSURD = "absurd"
+    """So far ahead that no camera can have sent it."""
+
+
+class Gaps:
+    """Bookkeeping of one camera's sequence numbers."""
+
+    def __init__(self) -> None:
+        self.next_seq = 0
+        self._missing: dict[int, int] = {}
+
+    def came(self, seq: int, now_ns: int) -> Coming:
+        """Note an arrival; numbers that it skipped are missing from `now_ns` on."""
+        if seq >= self.next_seq:
+            if seq - self.next_seq > MAX_LEAP:
+                return Coming.ABSURD
+            for skipped in range(self.next_seq, seq):
+                self._missing[skipped] = now_ns
+            self.next_seq = seq + 1
+            return Coming.NEW
+        return Coming.NEW if self._missing.pop(seq, None) is not None else Coming.AGAIN
+
+    def overdue(self, before_ns: int) -> list[int]:
+        """Give up the numbers that have been missing since before that instant, lowest first."""
+        # Insertion order is order of noticing, so the first young one ends the search.
+        gone: list[int] = []
+        for seq, since_ns in self._missing.items():
+            if since_ns >= before_ns:
+                break
+            gone.append(seq)
+        for seq in gone:
+            del self._missing[seq]
+        return gone
+
+    def close(self, last_seq: int) -> list[int]:
+        """Give up everything missing up to the camera's last frame, lowest first."""
+        gone = sorted(self._missing) + list(range(self.next_seq, last_seq + 1))
+        self._missing.clear()
+        self.next_seq = max(self.next_seq, last_seq + 1)
+        return gone
+
+    def has_all(self, last_seq: int) -> bool:
+        return self.next_seq > last_seq and not self._missing

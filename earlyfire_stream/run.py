@@ -1,0 +1,803 @@
+"""One run: opens everything, plays, closes everything, scores.
+
+`play` does both halves in one process. `play_cameras` and `play_consumer` are the halves by
+themselves, for two terminals or two machines; all they share is a broker and the run's topic.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Observer", "Options", "Outcome", "play", "play_cameras", "play_consumer", "rescore"]
+
+import asyncio
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from earlyfire_stream import __version__
+from earlyfire_stream.camera import Fleet
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.consumer import Consumer, Seat
+from earlyfire_stream.engines import create
+from earlyfire_stream.engines.base import Engine
+from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.records import (
+    CAMERAS_LOG,
+    RECORDS_LOG,
+    RUN_FILE,
+    AlarmRecord,
+    CameraPlan,
+    FrameRecord,
+    Log,
+    Shot,
+    load,
+    write_json,
+)
+from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Times
+from earlyfire_stream.scenario.fleet import (
+    camera_plan,
+    declared_cadence,
+    digest,
+    expand,
+    plays_native_times,
+    resolved,
+)
+from earlyfire_stream.scenario.load import Loaded
+from earlyfire_stream.scenario.models import Camera, Scenario
+from earlyfire_stream.scoring import Score, score
+from earlyfire_stream.sources.base import Label, LiveSource, Source
+from earlyfire_stream.sources.open import open_live
+from earlyfire_stream.transport.base import Control, Inlet, Link
+from earlyfire_stream.transport.broker import embedded_broker
+from earlyfire_stream.transport.memory import MemoryHub
+from earlyfire_stream.transport.mqtt import BrokerAddress, MqttInlet, MqttLink
+from earlyfire_stream.transport.network import NetworkLink
+
+LEAD_S = 1.0
+"""Wall seconds between everything being ready and scenario second 0."""
+KEY_FRAMES = 200
+"""Alarm frames that a run folder keeps."""
+PER_CAMERA_CLIENTS = 50
+"""Cameras up to which `connections: auto` gives each one its own MQTT client."""
+PULSE_S = 10.0
+"""Wall seconds between two notes of the process's own state."""
+
+
+class Observer(Protocol):
+    """Whoever watches a run; called from the event loop, so it must be quick."""
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        """What is being done before and after the stream; `share` 0 to 1 where it is known."""
+
+    def begin(self, plans: Sequence[CameraPlan], clock: Clock, consumer: Consumer | None) -> None:
+        """The stream is about to start."""
+
+    def shot(self, shot: Shot) -> None: ...
+
+    def frame(self, record: FrameRecord) -> None: ...
+
+    def alarm(self, record: AlarmRecord) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a scenario, beside what the scenario says."""
+
+    broker: str = "auto"
+    """`auto`, `mosquitto`, `amqtt` (embedded), `memory`, or mqtt[s]://user@host:port."""
+    password: str | None = field(default=None, repr=False)
+    out: Path = Path("runs")
+    run: str | None = None
+    """Name on the broker's topics; both halves must use the same."""
+    folder: Path | None = None
+    """Continue this run folder (a consumer that was killed)."""
+    shards: frozenset[int] | None = None
+    topic: str | None = None
+    """Foreign topics to watch, such as site/{camera}/image."""
+    broker_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    folder: Path
+    score: Score | None
+    """None for a half that has nothing to score."""
+    interrupted: bool
+    warnings: tuple[str, ...] = ()
+
+
+async def play(
+    loaded: Loaded, options: Options, observers: Sequence[Observer], stop: asyncio.Event
+) -> Outcome:
+    """Play a scenario from end to end: cameras, broker, consumer, score.
+
+    `stop` set: ends within seconds with a scored partial run. Raises UsageError, TransportError or
+    RunFolderError; what was opened is closed again and what was recorded stays.
+    """
+    scenario = loaded.scenario
+    clock = Clock(scenario.speed)
+    _check_virtual(scenario, clock, options)
+    engine = create(scenario.engine, clock, scenario.seed)
+    if clock.virtual and not engine.traits.virtual_ok:
+        raise UsageError(
+            f"engine {scenario.engine.name} cannot run in virtual time; use --engine simulated, "
+            "or --clock wall"
+        )
+    tell = _Tell(observers)
+    async with AsyncExitStack() as stack:
+        folder = _new_folder(loaded, options, engine)
+        cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
+        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
+        tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
+        await stack.enter_async_context(engine)
+        film = _film(loaded)
+        reel = await _open_reel(stack, film, clock, scenario, engine, tell)
+        live = await _open_live(stack, loaded, expand(scenario))
+        phases = film.phases(reel.times)
+        plans = _plans(expand(scenario), reel.times, phases)
+        write_run = _RunFile(folder, loaded, engine, clock, plans, options)
+        write_run(complete=False)
+        run = options.run or folder.name
+        link, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
+        link = await stack.enter_async_context(
+            NetworkLink(link, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+        )
+        truths = _Truths()
+        seats = {plan.id: Seat(plan) for plan in plans}
+        keep = _KeyFrames(folder)
+
+        def emit(record: FrameRecord | AlarmRecord) -> None:
+            records_log.write(record)
+            tell.record(record)
+            if isinstance(record, FrameRecord):
+                truths.forget(record.camera, record.seq)
+
+        def on_shot(shot: Shot) -> None:
+            cameras_log.write(shot)
+            tell.shot(shot)
+
+        consumer = Consumer(
+            run,
+            scenario,
+            seats,
+            inlet,
+            engine,
+            clock,
+            emit,
+            truth_of=truths.of if engine.traits.needs_truth else None,
+            pixels=not isinstance(reel, BlankReel),
+            on_alarm_frame=keep,
+        )
+        fleet = Fleet(
+            run,
+            expand(scenario),
+            phases,
+            reel,
+            link,
+            clock,
+            on_label=truths.learn if engine.traits.needs_truth else lambda *_: None,
+            on_shot=on_shot,
+            seed=scenario.seed,
+            duration=scenario.duration,
+            live=live,
+        )
+        lead_s = 0.0 if clock.virtual else LEAD_S
+        clock.begin(clock.wall_ns() + round(lead_s * 1e9))
+        write_run(complete=False)
+        control = Control(run, digest(loaded), clock.start_ns, clock.speed)
+        await link.announce(control)
+        tell.begin(plans, clock, consumer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                guards = [
+                    group.create_task(cameras_log.failed(), name="cameras log"),
+                    group.create_task(records_log.failed(), name="records log"),
+                    group.create_task(_pulse(records_log, clock), name="pulse"),
+                ]
+                watching = group.create_task(consumer.watch(), name="consumer")
+                await _play_fleet(fleet, link, control, stop)
+                if stop.is_set():
+                    consumer.stop()
+                await watching
+                for guard in guards:
+                    guard.cancel()
+        finally:
+            _note_end(records_log, clock, consumer, inlet)
+        tell.stage("closing")
+        played_s = min(clock.now(), scenario.duration or clock.now())
+        interrupted = stop.is_set()
+    warnings = (*reel.warnings, *keep.warnings)
+    write_run(complete=True, interrupted=interrupted, played_s=played_s, warnings=warnings)
+    tell.stage("scoring")
+    return Outcome(folder, rescore(folder), interrupted, warnings)
+
+
+async def play_cameras(
+    loaded: Loaded, options: Options, observers: Sequence[Observer], stop: asyncio.Event
+) -> Outcome:
+    """Only the fleet, into somebody's broker. Leaves the cameras' own log."""
+    scenario = loaded.scenario
+    clock = Clock(scenario.speed)
+    _check_half(scenario, clock, options)
+    tell = _Tell(observers)
+    async with AsyncExitStack() as stack:
+        folder = _new_folder(loaded, options, None)
+        cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
+        film = _film(loaded)
+        reel = await _open_reel(stack, film, clock, scenario, None, tell)
+        live = await _open_live(stack, loaded, expand(scenario))
+        phases = film.phases(reel.times)
+        plans = _plans(expand(scenario), reel.times, phases)
+        write_run = _RunFile(folder, loaded, None, clock, plans, options)
+        write_run(complete=False)
+        run = options.run or scenario.name
+        tell.stage(f"broker {options.broker}")
+        link = await stack.enter_async_context(_mqtt_link(scenario, options, run, plans))
+        link = await stack.enter_async_context(
+            NetworkLink(link, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+        )
+
+        def on_shot(shot: Shot) -> None:
+            cameras_log.write(shot)
+            tell.shot(shot)
+
+        fleet = Fleet(
+            run,
+            expand(scenario),
+            phases,
+            reel,
+            link,
+            clock,
+            on_label=lambda *_: None,
+            on_shot=on_shot,
+            seed=scenario.seed,
+            duration=scenario.duration,
+            live=live,
+        )
+        clock.begin(clock.wall_ns() + round(LEAD_S * 1e9))
+        write_run(complete=False)
+        control = Control(run, digest(loaded), clock.start_ns, clock.speed)
+        await link.announce(control)
+        tell.begin(plans, clock, None)
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(cameras_log.failed(), name="cameras log")
+            await _play_fleet(fleet, link, control, stop)
+            guard.cancel()
+        played_s = min(clock.now(), scenario.duration or clock.now())
+    warnings = tuple(reel.warnings)
+    write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
+    return Outcome(folder, None, stop.is_set(), warnings)
+
+
+async def play_consumer(
+    loaded: Loaded, options: Options, observers: Sequence[Observer], stop: asyncio.Event
+) -> Outcome:
+    """Only the watcher. Joins the fleet of the same run name, or foreign cameras with `topic`.
+
+    `options.folder` continues a run folder: frames whose fate it knows are left alone.
+    """
+    scenario = loaded.scenario
+    clock = Clock(scenario.speed)
+    _check_half(scenario, clock, options)
+    engine = create(scenario.engine, clock, scenario.seed)
+    tell = _Tell(observers)
+    foreign = options.topic is not None
+    earlier = load(options.folder) if options.folder is not None else None
+    async with AsyncExitStack() as stack:
+        folder = options.folder or _new_folder(loaded, options, engine)
+        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
+        tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
+        await stack.enter_async_context(engine)
+        run = options.run or scenario.name
+        tell.stage(f"broker {options.broker}")
+        inlet = await stack.enter_async_context(_mqtt_inlet(options, run, clock))
+        cameras = () if foreign else expand(scenario)
+        truths: _SourceTruths | None = None
+        plans: tuple[CameraPlan, ...] = ()
+        if not foreign:
+            film = _film(loaded)
+            sources = await asyncio.to_thread(film.open)
+            times = {name: Times.of(source) for name, source in sources.items()}
+            phases = film.phases(times)
+            plans = _plans(cameras, times, phases)
+            truths = _SourceTruths(cameras, sources, phases)
+        write_run = _RunFile(folder, loaded, engine, clock, plans, options)
+        write_run(complete=False)
+        if not foreign:
+            tell.stage(f"waiting for the cameras of run {run!r}")
+            control = await _joined(inlet, loaded, clock, stop)
+            if control is not None:
+                clock.speed = control.speed
+                clock.begin(control.start_ns)
+                write_run(complete=False)
+        keep = _KeyFrames(folder)
+        known: dict[str, set[int]] = {}
+        for record in earlier.frames if earlier is not None else ():
+            known.setdefault(record.camera, set()).add(record.seq)
+
+        def emit(record: FrameRecord | AlarmRecord) -> None:
+            records_log.write(record)
+            tell.record(record)
+
+        consumer = Consumer(
+            run,
+            scenario,
+            {p.id: Seat(p, frozenset(known.get(p.id, ()))) for p in plans},
+            inlet,
+            engine,
+            clock,
+            emit,
+            truth_of=truths.of if truths is not None and engine.traits.needs_truth else None,
+            foreign=foreign,
+            joined_late=clock.now() > 0 or earlier is not None,
+            on_alarm_frame=keep,
+        )
+        tell.begin(plans, clock, consumer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                guards = [
+                    group.create_task(records_log.failed(), name="records log"),
+                    group.create_task(_pulse(records_log, clock), name="pulse"),
+                ]
+                watching = group.create_task(consumer.watch(), name="consumer")
+                stopping = group.create_task(stop.wait(), name="stop")
+                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if stop.is_set():
+                    consumer.stop()
+                await watching
+                for guard in (*guards, stopping):
+                    guard.cancel()
+        finally:
+            _note_end(records_log, clock, consumer, inlet)
+        played_s = clock.now()
+    write_run(
+        complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=tuple(keep.warnings)
+    )
+    result = rescore(folder) if plans else None
+    return Outcome(folder, result, stop.is_set(), tuple(keep.warnings))
+
+
+def rescore(folder: Path, cameras: Path | None = None) -> Score:
+    """Score a run folder and write its score.json."""
+    result = score(load(folder, cameras))
+    write_json(folder / "score.json", result.to_json())
+    return result
+
+
+# --- opening -------------------------------------------------------------------------------------
+
+
+def _check_virtual(scenario: Scenario, clock: Clock, options: Options) -> None:
+    if (scenario.clock == "virtual") != clock.virtual:
+        raise UsageError(f"the scenario's clock is {scenario.clock}: run it on that kind of loop")
+    if not clock.virtual:
+        return
+    if options.broker not in ("auto", "memory"):
+        raise UsageError(
+            f"a virtual clock needs the memory transport, not --broker {options.broker}"
+        )
+    live = [c.id for c in scenario.cameras if c.source.kind == "stream"]
+    if live:
+        raise UsageError(f"camera {live[0]}: a live stream cannot run in virtual time")
+
+
+def _check_half(scenario: Scenario, clock: Clock, options: Options) -> None:
+    if scenario.clock == "virtual":
+        raise UsageError("two halves need the wall clock; use `run` for a virtual one")
+    if "://" not in options.broker:
+        raise UsageError("two halves meet on a broker: give --broker mqtt://host:1883")
+
+
+def _needs_pixels(scenario: Scenario, engine: Engine | None) -> bool:
+    if scenario.clock == "wall" or engine is None or engine.traits.needs_pixels:
+        return True
+    return scenario.sampling.policy == "adaptive"
+
+
+def _film(loaded: Loaded) -> Film:
+    scenario = loaded.scenario
+    cameras = tuple(c for c in expand(scenario) if c.source.kind != "stream")
+    return Film(cameras, loaded.base, scenario.duration, scenario.seed)
+
+
+async def _open_reel(
+    stack: AsyncExitStack,
+    film: Film,
+    clock: Clock,
+    scenario: Scenario,
+    engine: Engine | None,
+    tell: _Tell,
+) -> Reel:
+    tell.stage(f"opening {len(film.cameras)} cameras")
+    if clock.virtual:
+        kind = InlineReel if _needs_pixels(scenario, engine) else BlankReel
+        reel = kind(film)
+        stack.callback(reel.close)
+        _check_ends(scenario, reel.times)
+        return reel
+    ahead = await stack.enter_async_context(AheadReel(film))
+    _check_ends(scenario, ahead.times)
+    await ahead.ready(
+        scenario.speed, scenario.duration, lambda share: tell.stage("making pictures", share)
+    )
+    return ahead
+
+
+def _check_ends(scenario: Scenario, times: Mapping[str, Times]) -> None:
+    if scenario.duration is not None:
+        return
+    endless = [name for name, t in times.items() if t.native is None and t.ends_at is None]
+    if endless:
+        raise UsageError(
+            f"camera {endless[0]} never ends by itself: give the scenario a `duration`"
+        )
+
+
+async def _open_live(
+    stack: AsyncExitStack, loaded: Loaded, cameras: Sequence[Camera]
+) -> dict[str, LiveSource]:
+    return {
+        camera.id: await stack.enter_async_context(open_live(camera))
+        for camera in cameras
+        if camera.source.kind == "stream"
+    }
+
+
+def _plans(
+    cameras: Sequence[Camera], times: Mapping[str, Times], phases: Mapping[str, float]
+) -> tuple[CameraPlan, ...]:
+    plans = []
+    for camera in cameras:
+        own = times[camera.id].cadence_s if camera.id in times else None
+        begins = phases[camera.id] if plays_native_times(camera) else 0.0
+        plans.append(camera_plan(camera, declared_cadence(camera, own), begins))
+    return tuple(plans)
+
+
+async def _open_transport(
+    stack: AsyncExitStack,
+    scenario: Scenario,
+    options: Options,
+    run: str,
+    plans: Sequence[CameraPlan],
+    clock: Clock,
+    tell: _Tell,
+) -> tuple[Link, Inlet]:
+    if clock.virtual or options.broker == "memory":
+        hub = MemoryHub(clock.wall_ns)
+        return await stack.enter_async_context(hub.link()), await stack.enter_async_context(
+            hub.inlet()
+        )
+    if "://" not in options.broker:
+        broker = await stack.enter_async_context(embedded_broker(options.broker))
+        tell.stage(f"private broker: {broker.kind} on {broker.address}")
+        options = replace(options, broker=str(broker.address), password=broker.password)
+    else:
+        tell.stage(f"broker {_address(options)}")
+    # The consumer subscribes before the first frame is sent.
+    inlet = await stack.enter_async_context(_mqtt_inlet(options, run, clock))
+    link = await stack.enter_async_context(_mqtt_link(scenario, options, run, plans))
+    return link, inlet
+
+
+def _address(options: Options) -> BrokerAddress:
+    return BrokerAddress.parse(options.broker, options.password)
+
+
+def _mqtt_link(
+    scenario: Scenario, options: Options, run: str, plans: Sequence[CameraPlan]
+) -> MqttLink:
+    shared = len(plans) > PER_CAMERA_CLIENTS
+    connections = scenario.connections
+    if connections == "auto":
+        connections = "shared" if shared else "per_camera"
+    return MqttLink(
+        _address(options),
+        run,
+        [plan.id for plan in plans],
+        connections=connections,
+        first_timeout_s=options.broker_timeout_s,
+    )
+
+
+def _mqtt_inlet(options: Options, run: str, clock: Clock) -> MqttInlet:
+    return MqttInlet(
+        _address(options),
+        run,
+        clock.wall_ns,
+        shards=options.shards,
+        topic_template=options.topic,
+        first_timeout_s=options.broker_timeout_s,
+    )
+
+
+async def _joined(
+    inlet: Inlet, loaded: Loaded, clock: Clock, stop: asyncio.Event
+) -> Control | None:
+    """The control message of the fleet that plays now; None if we were stopped while waiting."""
+    waiting = asyncio.ensure_future(inlet.control())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            return None
+        control = waiting.result()
+    finally:
+        for future in (waiting, stopping):
+            future.cancel()
+    if control.digest != digest(loaded):
+        raise UsageError(
+            f"{loaded.file}: the cameras of run {control.run!r} play another scenario; start both "
+            "halves with the same file, or give this pair a name of its own with --run"
+        )
+    return control
+
+
+# --- playing -------------------------------------------------------------------------------------
+
+
+async def _play_fleet(fleet: Fleet, link: Link, control: Control, stop: asyncio.Event) -> None:
+    """Play until the fleet is through or `stop` is set, then say what the last frames were."""
+    playing = asyncio.create_task(fleet.play(), name="fleet")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            playing.result()
+    finally:
+        for task in (playing, stopping):
+            task.cancel()
+        await asyncio.gather(playing, stopping, return_exceptions=True)
+    await link.announce(replace(control, last_seqs=dict(fleet.last_seqs)))
+
+
+async def _pulse(log: Log, clock: Clock) -> None:
+    """Note now and then how the process itself fares."""
+    while True:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        log.note(
+            "pulse",
+            clock.wall_ns(),
+            scenario_s=round(clock.now(), 3),
+            rss_bytes=_rss_bytes(),
+            cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
+        )
+        await asyncio.sleep(PULSE_S)
+
+
+def _rss_bytes() -> int | None:
+    """Resident memory of this process, bytes; None where the system does not tell (not Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize()
+
+
+def _note_end(log: Log, clock: Clock, consumer: Consumer, inlet: Inlet) -> None:
+    seen = consumer.snapshot()
+    counts = inlet.counts
+    log.note(
+        "session_end",
+        clock.wall_ns(),
+        received=seen.received,
+        duplicates=seen.duplicates,
+        refused=dict(seen.refused),
+        tokens_spent=seen.tokens_spent,
+        dropped=counts.dropped,
+        reconnects=counts.reconnects,
+        unsent_json=counts.unsent_json,
+    )
+
+
+class _Tell:
+    """Hands everything on to the observers."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        for observer in self._observers:
+            observer.stage(text, share)
+
+    def begin(self, plans: Sequence[CameraPlan], clock: Clock, consumer: Consumer | None) -> None:
+        for observer in self._observers:
+            observer.begin(plans, clock, consumer)
+
+    def shot(self, shot: Shot) -> None:
+        for observer in self._observers:
+            observer.shot(shot)
+
+    def record(self, record: FrameRecord | AlarmRecord) -> None:
+        for observer in self._observers:
+            if isinstance(record, FrameRecord):
+                observer.frame(record)
+            else:
+                observer.alarm(record)
+
+
+class _Truths:
+    """What is in the frames under way, told by the cameras of the same process."""
+
+    def __init__(self) -> None:
+        self._labels: dict[tuple[str, int], Label] = {}
+
+    def learn(self, camera: str, seq: int, label: Label) -> None:
+        self._labels[camera, seq] = label
+
+    def of(self, camera: str, seq: int, captured_at: float) -> Label:
+        return self._labels.get((camera, seq), Label(None))
+
+    def forget(self, camera: str, seq: int) -> None:
+        self._labels.pop((camera, seq), None)
+
+
+class _SourceTruths:
+    """The same, worked out from the scenario where the cameras play elsewhere."""
+
+    def __init__(
+        self, cameras: Sequence[Camera], sources: Mapping[str, Source], phases: Mapping[str, float]
+    ) -> None:
+        self._sources = sources
+        self._begins = {c.id: phases[c.id] if plays_native_times(c) else 0.0 for c in cameras}
+
+    def of(self, camera: str, seq: int, captured_at: float) -> Label:
+        source = self._sources.get(camera)
+        return Label(None) if source is None else source.label(captured_at - self._begins[camera])
+
+
+class _KeyFrames:
+    """Keeps the frame of every emitted alarm in the run folder, up to a number that it tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "frames"
+        self._kept = 0
+        self._left = 0
+
+    def __call__(self, record: AlarmRecord, jpeg: bytes) -> None:
+        if self._kept >= KEY_FRAMES:
+            self._left += 1
+            return
+        self._kept += 1
+        name = f"{record.alarm.camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            (self._folder / name).write_bytes(jpeg)
+        except OSError as why:
+            raise RunFolderError(f"{self._folder / name}: cannot be written: {why}") from why
+
+    @property
+    def warnings(self) -> list[str]:
+        if not self._left:
+            return []
+        return [f"{self._left} more alarm frames were not kept (the folder keeps {KEY_FRAMES})"]
+
+
+# --- the run folder ------------------------------------------------------------------------------
+
+
+def _new_folder(loaded: Loaded, options: Options, engine: Engine | None) -> Path:
+    who = engine.traits.name if engine is not None else "cameras"
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stem = f"{stamp}-{loaded.scenario.name}-{who}"
+    for attempt in range(1, 1000):
+        folder = options.out / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as why:
+            raise RunFolderError(
+                f"{folder}: cannot be made: {why.strerror}; choose another place with --out"
+            ) from why
+        return folder
+    raise RunFolderError(f"{options.out}: a thousand runs began in this second")
+
+
+class _RunFile:
+    """Writes run.json: at the start, so that a killed run can be scored, and again at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        loaded: Loaded,
+        engine: Engine | None,
+        clock: Clock,
+        plans: Sequence[CameraPlan],
+        options: Options,
+    ) -> None:
+        scenario = loaded.scenario
+        self._path = folder / RUN_FILE
+        self._clock = clock
+        self._data: dict[str, Any] = {
+            "schema": 1,
+            "run": options.run or folder.name,
+            "scenario": scenario.name,
+            "scenario_file": loaded.file,
+            "scenario_text": loaded.text,
+            "digest": digest(loaded),
+            "seed": scenario.seed,
+            "clock": scenario.clock,
+            "duration_s": scenario.duration,
+            "engine": None
+            if engine is None
+            else {"name": engine.traits.name, "model": engine.traits.model},
+            "broker": options.broker if "://" not in options.broker else str(_address(options)),
+            "settings": {
+                part: resolved(loaded)[part] for part in ("sampling", "budget", "alarm", "engine")
+            },
+            "cameras": plans,
+            "versions": _versions(),
+            "host": _host(),
+            "git": _git_state(),
+        }
+
+    def __call__(
+        self,
+        *,
+        complete: bool,
+        interrupted: bool = False,
+        played_s: float | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        write_json(
+            self._path,
+            {
+                **self._data,
+                "speed": self._clock.speed,
+                "start_ns": self._clock.start_ns,
+                "complete": complete,
+                "interrupted": interrupted,
+                "played_s": played_s,
+                "warnings": warnings,
+            },
+        )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("aiomqtt", "amqtt", "numpy", "opencv-python-headless", "pydantic", "scipy")
+    return {
+        "earlyfire-stream": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "implementation": sys.implementation.name,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the code that runs, None where it is no checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changed.strip())}
