@@ -10,6 +10,7 @@ __all__ = [
     "Localization",
     "confusion",
     "frame_score_v1",
+    "judged_sequences",
     "localization",
     "mean_frame_score_v1",
     "streaming_accuracy",
@@ -68,20 +69,30 @@ def frame_score_v1(
     return min(1.0, max(0.0, accuracy + bonus))
 
 
-def mean_frame_score_v1(footages: Iterable[Footage], bad_json: BadJson = "discard") -> float | None:
-    """v1 × 100, the mean over cameras; None without a camera that has a cadence and a truth.
+Judged = tuple[Sequence[bool | None], Sequence[bool]]
+"""Predictions and truth of one sequence."""
 
-    A sequence is one camera's frames that an engine was asked about, those whose truth is unknown
-    left out. A camera of which none was asked scores 0, as an empty sequence does in [S].
+
+def judged_sequences(footages: Iterable[Footage]) -> list[Judged]:
+    """One sequence per camera that has a cadence and a truth.
+
+    It holds the frames that an engine was asked about, those whose truth is unknown left out. A
+    camera of which none was asked gives an empty sequence, which scores 0 as it does in [S].
     """
-    scores = []
+    sequences: list[Judged] = []
     for footage in footages:
         known = [f for f in footage.frames if f.smoke is not None]
         if not footage.timed or (footage.frames and not known):
             continue
         asked = [f for f in known if f.fate in ASKED]
         predictions = [None if f.verdict is None else f.verdict.has_smoke for f in asked]
-        scores.append(frame_score_v1(predictions, [bool(f.smoke) for f in asked], bad_json))
+        sequences.append((predictions, [bool(f.smoke) for f in asked]))
+    return sequences
+
+
+def mean_frame_score_v1(sequences: Sequence[Judged], bad_json: BadJson = "discard") -> float | None:
+    """v1 × 100, the mean over sequences; None without any."""
+    scores = [frame_score_v1(predictions, truth, bad_json) for predictions, truth in sequences]
     return 100 * sum(scores) / len(scores) if scores else None
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 __all__ = ["Answers", "Latency", "Tokens", "answers", "latency", "latency_quality", "tokens"]
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from earlyfire_stream.records import FrameRecord
-from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.statistics import percentile
 from earlyfire_stream.verdict import Fate, Reason
 
@@ -47,12 +46,12 @@ class Answers:
         return count / self.sent if self.sent else None
 
 
-def answers(footages: Iterable[Footage]) -> Answers:
+def answers(records: Sequence[FrameRecord]) -> Answers:
     """Count requests. An error that says that nobody was there is no request sent."""
     sent = valid = boxes = mended = 0
     errors: Counter[str] = Counter()
     bad: Counter[str] = Counter()
-    for record in _records(footages):
+    for record in records:
         if record.fate is Fate.ANSWERED:
             sent += 1
             answer = record.answer
@@ -91,10 +90,10 @@ class Latency:
     """Answers before their capture: the two hosts' clocks disagree, ℓ is unknown."""
 
 
-def latency(footages: Iterable[Footage]) -> Latency:
+def latency(records: Sequence[FrameRecord]) -> Latency:
     values = []
     skewed = 0
-    for record in _records(footages):
+    for record in records:
         answer = record.answer
         if record.fate is Fate.ANSWERED and answer is not None and answer.verdict is not None:
             spent_s = (answer.answered_ns - record.captured_ns) / 1e9
@@ -118,7 +117,7 @@ def quickness(latency_s: float) -> float:
     return 1 / (1 + max(0.0, latency_s - FULL_S) / (HALF_S - FULL_S))
 
 
-def latency_quality(footages: Iterable[Footage]) -> float | None:
+def latency_quality(records: Sequence[FrameRecord]) -> float | None:
     """Q: the mean of `quickness` over frames that sampling admitted; None without any.
 
     Expired frames, those over budget, errors and unreadable answers count 0. Left aside: superseded
@@ -127,7 +126,7 @@ def latency_quality(footages: Iterable[Footage]) -> float | None:
     """
     total = 0.0
     n = 0
-    for record in _records(footages):
+    for record in records:
         if not record.admitted:
             continue
         if record.fate in WORTHLESS:
@@ -159,16 +158,12 @@ class Tokens:
         return self.visual / self.camera_hours if self.camera_hours > 0 else None
 
 
-def tokens(footages: Iterable[Footage], camera_hours: float) -> Tokens:
+def tokens(records: Sequence[FrameRecord], camera_hours: float) -> Tokens:
     requests = visual = prompt = output = 0
-    for record in _records(footages):
+    for record in records:
         if record.answer is not None:
             requests += 1
             visual += record.answer.visual_tokens
             prompt += record.answer.prompt_tokens or 0
             output += record.answer.output_tokens or 0
     return Tokens(requests, visual, prompt, output, camera_hours)
-
-
-def _records(footages: Iterable[Footage]) -> Iterable[FrameRecord]:
-    return (f.record for footage in footages for f in footage.frames if f.record is not None)

@@ -24,7 +24,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 
 from earlyfire_stream.alarms import AlarmPolicyState, Candidate, observe
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan
@@ -87,12 +87,17 @@ def classify(
     burning = [fire for fire in camera.fires if burns(fire, at)]
     if not burning:
         return AlarmKind.FALSE
-    in_time = [fire for fire in burning if at - fire.onset <= HORIZON_S]
+    in_time = [fire for fire in burning if _in_time(fire, at)]
     if not in_time:
         return None
     if any(located(fire.id, truth, box, aspect) is not False for fire in in_time):
         return AlarmKind.TRUE
     return AlarmKind.UNLOCATED
+
+
+def _in_time(fire: FirePlan, at: float) -> bool:
+    # instants are sums of cadences; a microsecond keeps their rounding out of the comparison
+    return burns(fire, at) and at - fire.onset <= HORIZON_S + 1e-6
 
 
 def located(fire: str, truth: Sequence[Truth], box: Box | None, aspect: float) -> bool | None:
@@ -227,7 +232,7 @@ def _hidden(footage: Footage, fire: FirePlan) -> bool:
     last = footage.frames[-1].shot.captured_at if footage.frames else fire.onset
     end = min(fire.onset + HORIZON_S, last if fire.end is None else fire.end)
     blocked = _merged(footage.plan.outages)
-    return end > fire.onset and _clear_of(fire.onset, end, blocked) == 0
+    return end > fire.onset and _clear_of(fire.onset, end, blocked) <= 0
 
 
 def _view(
@@ -239,11 +244,9 @@ def _view(
 ) -> View:
     frames = footage.frames
     begin = bisect_left(frames, fire.onset, key=lambda f: f.shot.captured_at)
-    until = min(
-        math.inf if fire.end is None else fire.end, math.nextafter(fire.onset + HORIZON_S, math.inf)
+    smoky = list(
+        takewhile(lambda f: _in_time(fire, f.shot.captured_at), islice(frames, begin, None))
     )
-    stop = bisect_left(frames, until, key=lambda f: f.shot.captured_at)
-    smoky = frames[begin:stop]
 
     parts: Parts | None = None
     frames_late: int | None = None
@@ -266,7 +269,8 @@ def _view(
 
     last = frames[-1].shot.captured_at if frames else fire.onset
     clip_end = min(fire.onset + HORIZON_S, last if fire.end is None else min(last, fire.end))
-    broken = not complete or any(_broken_off(f) for f in smoky)
+    # a camera of which nothing came since the onset is no clip that ended at the onset
+    broken = not complete or not smoky or any(_broken_off(f) for f in smoky)
     return View(
         fire=fire.id,
         camera=footage.plan.id,
@@ -293,7 +297,8 @@ def _broken_off(frame: FrameOutcome) -> bool:
 
 def _captured(frame: FrameOutcome) -> bool:
     """False while the camera was off."""
-    return frame.shot.unsent not in (Reason.OUTAGE, Reason.SOURCE_BROKEN)
+    off = frame.shot.unsent in (Reason.OUTAGE, Reason.SOURCE_BROKEN)
+    return not off or frame.verdict is not None
 
 
 def _taken_before(smoky: Sequence[FrameOutcome], completing: FrameOutcome) -> int:
@@ -318,18 +323,18 @@ def _parts(
     """
     first = next(f for f in smoky if _captured(f)).shot.captured_at
     answered = next(f for f in smoky if f.verdict is not None).shot.captured_at
-    members = {s: f for f in smoky if f.verdict is not None and (s := f.shot.seq) in candidate.seqs}
-    positive = members[candidate.seqs[0]].shot.captured_at
-    completing = members[candidate.seqs[-1]]
-    record = completing.record
-    assert record is not None
-    assert record.answer is not None
-    answer = record.answer
+    confirming = [
+        (f.record, f.record.answer)
+        for f in smoky
+        if f.shot.seq in candidate.seqs and f.record is not None and f.record.answer is not None
+    ]
+    positive = next(f for f in smoky if f.shot.seq == candidate.seqs[0]).shot.captured_at
+    record, answer = confirming[-1]
     captured_ns = record.captured_ns
     received_ns = record.received_ns if record.received_ns is not None else captured_ns
     alarm_ns = max(
         alarmed.get((record.camera, record.seq), 0),
-        *(f.record.answer.decided_ns for f in members.values() if f.record and f.record.answer),
+        *(each.decided_ns for _, each in confirming),
     )
     return Parts(
         cadence_wait=first - fire.onset,

@@ -18,12 +18,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from earlyfire_stream.errors import RunFolderError
-from earlyfire_stream.records import RunLog
+from earlyfire_stream.records import FrameRecord, RunLog
 from earlyfire_stream.scenario.models import AlarmPolicy
 from earlyfire_stream.scoring.accuracy import (
     Confusion,
     Localization,
     confusion,
+    judged_sequences,
     localization,
     mean_frame_score_v1,
     streaming_accuracy,
@@ -256,6 +257,9 @@ def score(log: RunLog) -> Score:
     policy = _policy(log)
     everything = footage(log)
     known = tuple(f for f in everything if f.plan.truth)
+    all_records = _records(everything)
+    known_records = _records(known)
+    sequences = judged_sequences(known)
 
     found = views(known, policy, log.alarms, log.complete)
     alarms = false_alarms(known, policy)
@@ -265,13 +269,13 @@ def score(log: RunLog) -> Score:
         detection=_mean([earliness(v.ttfd_s) for v in found]),
         false_alarms=None if lambda_ is None else few_false_alarms(lambda_),
         localization=None if boxes is None else boxes.value,
-        latency=latency_quality(known),
-        answers=answers(known).quality,
+        latency=latency_quality(known_records),
+        answers=answers(known_records).quality,
         boxes_in_truth=boxes is not None,
     )
     ledger = balance(log)
-    spent = latency(everything)
-    asked = answers(everything)
+    spent = latency(all_records)
+    asked = answers(all_records)
     distorted = log.speed != 1 and any(
         ledger.fates.get(fate.value, 0)
         for fate in (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)
@@ -286,8 +290,8 @@ def score(log: RunLog) -> Score:
         terms=terms,
         detection_unlocated=_mean([earliness(v.unlocated_ttfd_s) for v in found]),
         detection_interval=bootstrap_means(list(by_fire.values())),
-        frame_score_v1=mean_frame_score_v1(known),
-        frame_score_v1_parity=mean_frame_score_v1(known, "negative"),
+        frame_score_v1=mean_frame_score_v1(sequences),
+        frame_score_v1_parity=mean_frame_score_v1(sequences, "negative"),
         fires=found,
         fleet=fleet(found),
         survival=survival(
@@ -301,7 +305,7 @@ def score(log: RunLog) -> Score:
         streaming_accuracy=streaming_accuracy(known),
         localization=boxes,
         latency=spent,
-        tokens=tokens(everything, watched_hours(everything)),
+        tokens=tokens(all_records, watched_hours(everything)),
         answers=asked,
         ledger=ledger,
         alarm_policy=policy.model_dump(),
@@ -312,6 +316,10 @@ def score(log: RunLog) -> Score:
             _warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted)
         ),
     )
+
+
+def _records(footages: Sequence[Footage]) -> list[FrameRecord]:
+    return [f.record for footage in footages for f in footage.frames if f.record is not None]
 
 
 def _policy(log: RunLog) -> AlarmPolicy:
@@ -366,23 +374,23 @@ def _warnings(
     said = []
     if ledger.balanced is False:
         said.append(
-            f"the ledger does not balance: {ledger.missing} frames without a fate, "
-            f"{ledger.double} with more than one, {ledger.unknown} never scheduled "
+            f"the ledger does not balance; frames without a fate: {ledger.missing}, with more than "
+            f"one: {ledger.double}, never scheduled: {ledger.unknown} "
             f"({', '.join(ledger.examples)})"
         )
     if ledger.balanced is None:
         said.append("no cameras' log: what was scheduled is unknown, the ledger proves nothing")
     if not log.complete:
         said.append(
-            f"the run is not complete; {ledger.inferred} frames without a fate are counted as "
-            "abandoned(killed), and fires without an alarm as missed"
+            f"the run is not complete; frames without a fate: {ledger.inferred}, counted as "
+            "abandoned(killed); fires without an alarm count as missed"
         )
     if log.torn_lines:
-        said.append(f"{log.torn_lines} torn lines in the log were left out")
+        said.append(f"torn lines left out of the log: {log.torn_lines}")
     if spent.skewed or any(v.parts is not None and v.parts.transport < 0 for v in found):
         said.append(
             "frames arrive or are answered before their capture: the clocks of cameras and "
-            f"consumer differ; {spent.skewed} latencies are n/a"
+            f"consumer differ; latencies that are n/a: {spent.skewed}"
         )
     if distorted:
         said.append(
@@ -398,13 +406,17 @@ def _warnings(
         )
     hidden = sum(len(f.plan.fires) for f in known if f.timed) - len(found)
     if hidden:
-        said.append(f"{hidden} fires left out: scripted outages hide them from first to last")
+        said.append(
+            f"views left out because scripted outages hide them from first to last: {hidden}"
+        )
     late = [v for v in found if v.onset_source == "clip_start"]
     if late:
-        said.append(f"{len(late)} views begin in smoke: their onset is the clip's start")
+        said.append(
+            f"views that begin in smoke, so that their onset is the clip's start: {len(late)}"
+        )
     stray = sum(v.parts is None and v.unlocated > 0 for v in found)
     if stray:
-        said.append(f"{stray} fires were alarmed only with boxes that do not touch the smoke")
+        said.append(f"views alarmed only with boxes that do not touch the smoke: {stray}")
     if boxes is None and found:
         said.append("localization: n/a, the truth has no boxes")
     return said

@@ -1,0 +1,1 @@
+"""Scores and run folders as people read them."""
