@@ -132,9 +132,9 @@ class Scene(_Settings):
 class Plume(_Settings):
     """How one fire's smoke looks. None: drawn from the seed, or taken from `size`.
 
-    Sizes: small 8 MW, slow; medium 80 MW, medium; large 900 MW, ultrafast. The heat release
-    is `start_mw` at the onset (the instant at which smoke starts to rise) and grows with the
-    square of time to `peak_mw`.
+    Sizes: small from 2 to 20 MW, medium growth; medium from 4 to 200 MW, fast; large from 8 to
+    1500 MW, ultrafast. The heat release is `start_mw` at the onset (the instant at which smoke
+    starts to rise) and grows with the square of time to `peak_mw`.
     """
 
     size: PlumeSize = Field(PlumeSize.MEDIUM, description="names a peak and a growth")

@@ -22,7 +22,6 @@ from earlyfire_stream.sources.texture import (
     OCTAVE_PX,
     Field,
     crowns,
-    fractal,
     generator,
     octave,
     sample,
@@ -129,17 +128,17 @@ def settle(scene: Scene, seed: int) -> Look:
         Terrain.HILLS: (520.0, 7000.0),
         Terrain.VALLEY: (420.0, 9000.0),
         Terrain.PLATEAU: (420.0, 8000.0),
-        Terrain.MOUNTAINS: (1100.0, 8000.0),
+        Terrain.MOUNTAINS: (760.0, 8500.0),
     }[terrain]
     elevation = {
-        TimeOfDay.DAY: 25 + 45 * u[2],
+        TimeOfDay.DAY: 22 + 38 * u[2],
         TimeOfDay.DUSK: -2 + 8 * u[2],
         TimeOfDay.NIGHT: -18.0,
     }[phase]
     elevation = _given(scene.sun_elevation_deg, float(elevation))
     azimuth = _given(scene.sun_azimuth_deg, float(-170 + 340 * u[3]))
     noise = {TimeOfDay.DAY: 1.0, TimeOfDay.DUSK: 1.8, TimeOfDay.NIGHT: 5.0}[phase]
-    wind = _given(scene.wind_mps, float(1.5 + 6.5 * u[5] ** 1.5))
+    wind = _given(scene.wind_mps, float(0.6 + 4.0 * u[5] ** 1.4))
     side = _given(scene.wind_from, Side.LEFT if u[6] < 0.5 else Side.RIGHT)
     hour = {TimeOfDay.DAY: 9 + 7 * u[7], TimeOfDay.DUSK: 19.6, TimeOfDay.NIGHT: 22 + u[7]}[phase]
     start = datetime(2024, 6, 1) + timedelta(days=int(u[8] * 110), seconds=int(hour * 3600))
@@ -153,7 +152,7 @@ def settle(scene: Scene, seed: int) -> Look:
         time_of_day=phase,
         terrain=terrain,
         dryness=_given(scene.dryness, float(0.35 + 0.6 * u[9])),
-        haze=_given(scene.haze, float(0.15 + 0.5 * u[10] ** 1.3)),
+        haze=_given(scene.haze, float(0.02 + 0.45 * u[10] ** 1.4)),
         fog=_given(scene.fog, 0.0 if u[11] < 0.85 else float(u[12])),
         clouds=_given(scene.clouds, 0.0 if u[13] < 0.6 else float(0.05 + 0.4 * u[14])),
         wind_mps=wind if side is Side.LEFT else -wind,
@@ -209,10 +208,10 @@ def build(scene: Scene, width: int, height: int, seed: int) -> Landscape:
     slope = (land + plants - drop - camera) / steps[:, None]
     crest = np.maximum.accumulate(slope, axis=0)
 
-    rows = (horizon - (np.arange(height) + 0.5)) / focal
-    index, distance = _first_hits(crest, slope, steps, rows.astype(np.float32))
+    rows = ((horizon - (np.arange(height) + 0.5)) / focal).astype(np.float32)
+    index, distance = _first_hits(crest, slope, steps, rows)
     sky = index >= count
-    canvas = _Canvas(look, width, height, focal, horizon, azimuth, rows.astype(np.float32))
+    canvas = _Canvas(look, width, height, focal, horizon, azimuth, rows)
     light = canvas.sky()
     top = int(np.argmax((~sky).any(axis=1))) if (~sky).any() else height
     extinction = KOSCHMIEDER / (120_000 * (6 / 120) ** look.haze)
@@ -283,11 +282,11 @@ class _Ground:
             # Octaves shorter than about two pixels are left out.
             part = slice(0, int((steps < wavelength * 300).sum()))
             noise = self._read(x[part], z[part], wavelength, slot)
-            ridge = np.float32(1.05) - np.sqrt(noise * noise * np.float32(0.55) + np.float32(0.03))
+            ridge = np.float32(1.12) - np.sqrt(noise * noise * np.float32(0.5) + np.float32(0.07))
             ridge *= weight[part]
             weight[part] = np.clip(ridge * np.float32(1.5), 0.12, 1.0)
             total[part] += np.float32(amplitude) * ridge
-            amplitude *= 0.46
+            amplitude *= 0.44
             wavelength *= 0.52
         total = np.clip(total * np.float32(0.62), 0, None) ** np.float32(1.5)
         d = steps[:, None]
@@ -317,7 +316,9 @@ class _Ground:
         result = np.zeros_like(x)
         near = slice(0, int((steps < 4000).sum()))
         cover, wood = self.cover(x[near], z[near])
-        result[near] = cover * self.crown(x[near], z[near], 2.6)[0] * np.float32(1.5)
+        result[near] = (
+            np.clip(cover * 1.5, 0, 1) * self.crown(x[near], z[near], 2.6)[0] * np.float32(1.5)
+        )
         result[near] += wood * self.crown(x[near], z[near], 8.0)[0] * np.float32(7.0)
         away = np.clip((steps[near, None] - 12) / 30, 0, 1)
         result[near] *= away
@@ -329,15 +330,26 @@ class _Ground:
         high, tint = crowns(6)
         return sample(high, x * scale, z * scale), sample(tint, x * scale, z * scale)
 
+    def crest(self, x: Field, z: Field) -> Field:
+        """About 1 on the ridges of middle size, about -1 in the gullies between them."""
+        wavelength = self.look.wavelength_m * 0.52**2
+        total = np.zeros_like(x)
+        for slot, share in ((2, 0.5), (3, 0.45), (4, 0.4)):
+            noise = self._read(x, z, wavelength, slot)
+            total += np.float32(share) * (np.float32(0.72) - np.abs(noise))
+            wavelength *= 0.52
+        return total * np.float32(1.6)
+
     def cover(self, x: Field, z: Field) -> tuple[Field, Field]:
-        """Share of ground under brush and under trees, 0..1 each."""
+        """Share of ground under brush and under trees, 0..1 each: gullies are greener."""
         look = self.look
-        patch = 0.6 * self._read(x, z, 420, 10) + 0.5 * self._read(x, z, 110, 11)
-        patch += 0.35 * self._read(x, z, 28, 12)
-        brush = np.clip((patch + np.float32(1.25 - 1.2 * look.dryness)) * 1.6, 0, 1)
-        grove = 0.8 * self._read(x, z, 650, 13) + 0.45 * self._read(x, z, 130, 14)
-        wood = np.clip((grove - np.float32(1.25 - 1.3 * look.trees)) * 2.5, 0, 1)
-        return brush.astype(np.float32), wood.astype(np.float32)
+        patch = 0.55 * self._read(x, z, 900, 10) + 0.5 * self._read(x, z, 240, 11)
+        patch += 0.35 * self._read(x, z, 70, 12)
+        crest = self.crest(x, z)
+        brush = np.float32(1.05 - 0.45 * look.dryness) + 0.25 * patch - np.float32(0.12) * crest
+        grove = 0.8 * self._read(x, z, 650, 13) + 0.45 * self._read(x, z, 130, 14) - 0.5 * crest
+        wood = np.clip((grove - np.float32(2.3 - 1.9 * look.trees)) * 1.2, 0, 1)
+        return np.clip(brush, 0.05, 1).astype(np.float32), wood.astype(np.float32)
 
     def road(self, x: Field, z: Field, footprint_m: Field, slot: int) -> Field:
         """Share of a pixel that is dirt road, 0..1: the zero line of a smooth field."""
@@ -371,12 +383,13 @@ def _first_hits(
     return index, distance.astype(np.float32)
 
 
-_BRUSH: Final = np.array((0.060, 0.056, 0.034), np.float32)
-_BRUSH_DRY: Final = np.array((0.105, 0.080, 0.055), np.float32)
+_BRUSH: Final = np.array((0.037, 0.036, 0.025), np.float32)
+_BRUSH_DRY: Final = np.array((0.066, 0.054, 0.040), np.float32)
 _TREE: Final = np.array((0.030, 0.038, 0.026), np.float32)
-_GRASS: Final = np.array((0.42, 0.33, 0.185), np.float32)
-_SOIL: Final = np.array((0.36, 0.235, 0.145), np.float32)
-_ROCK: Final = np.array((0.46, 0.385, 0.30), np.float32)
+_GRASS: Final = np.array((0.34, 0.28, 0.165), np.float32)
+_SOIL: Final = np.array((0.255, 0.185, 0.125), np.float32)
+_GRASS_GREEN: Final = np.array((0.135, 0.13, 0.078), np.float32)
+_ROCK: Final = np.array((0.36, 0.31, 0.25), np.float32)
 
 
 def _paint_land(
@@ -423,7 +436,7 @@ def _paint_land(
         scale = np.float32(OCTAVE_PX / wave_px)
         du, dv = rng.uniform(0, 1024, 2)
         noise = sample(
-            tile, u * scale * np.float32(0.72) + np.float32(du), v * scale + np.float32(dv)
+            tile, u * scale * np.float32(0.6) + np.float32(du), v * scale + np.float32(dv)
         )
         bump += strength * noise
     shift = 1 if look.sun_azimuth < 0 else -1
@@ -432,32 +445,38 @@ def _paint_land(
     brush, wood = ground.cover(x, z)
     high, tint = ground.crown(x, z, 2.6)
     tall, shade = ground.crown(x, z, 8.0)
-    fade = np.clip(1.3 - pixel_m / 1.2, 0, 1)
-    brush_here = np.clip(brush * (0.55 + 1.1 * high * fade + 0.35 * (1 - fade)) + 0.3 * bump, 0, 1)
-    tree_here = np.clip(wood * (2.0 * tall * fade + 0.85 * (1 - fade)) + 0.25 * bump * wood, 0, 1)
+    near = np.clip(1.3 - pixel_m / 1.2, 0, 1)
+    # Cover says how much of the ground plants hide, the detail says where they stand.
+    stand = bump + near * (1.6 * high - 0.7)
+    brush_here = np.clip((brush * 2.6 - 1.3 + stand) * 1.6 + 0.5, 0, 1)
+    tree_here = np.clip((wood * 2.8 - 1.6 + bump + near * (1.6 * tall - 0.7)) * 1.8 + 0.5, 0, 1)
+    tree_here *= wood > 0
     dry = np.float32(look.dryness)
-    bare = _GRASS * dry + _SOIL * (1 - dry)
-    soil = np.clip(0.5 + 0.6 * ground._read(x, z, 300, 15), 0, 1)[..., None]
+    bare = _GRASS * dry + _GRASS_GREEN * (1 - dry)
+    soil = np.clip(0.35 + 0.5 * ground._read(x, z, 300, 15) + 0.25 * bump, 0, 1)[..., None]
     albedo = bare * (1 - soil) + _SOIL * soil
-    albedo = albedo * (0.62 + 0.10 * bump[..., None])
-    green = _BRUSH * (1 - dry) + _BRUSH_DRY * dry
-    plant = green * (0.6 + 0.8 * tint[..., None] * fade[..., None] + 0.4 * (1 - fade[..., None]))
-    albedo += (plant - albedo) * brush_here[..., None]
-    leaf = _TREE * (0.7 + 0.7 * shade[..., None])
+    albedo = albedo * (0.72 + 0.16 * bump[..., None])
+    dusty = np.clip(dry * 0.8 + 0.22 * ground._read(x, z, 520, 21), 0, 1)[..., None]
+    green = _BRUSH * (1 - dusty) + _BRUSH_DRY * dusty
+    mottle = np.clip(1 + 0.28 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
+    albedo += (green * mottle[..., None] - albedo) * brush_here[..., None]
+    leaf = _TREE * np.clip(0.7 + 0.7 * shade + 0.2 * bump, 0.3, 2)[..., None]
     albedo += (leaf - albedo) * tree_here[..., None]
 
     steep = np.sqrt(out * out + side * side)
-    outcrop = ground._read(x, z, 700, 22) + 0.8 * ground._read(x, z, 170, 23)
-    stony = np.clip(outcrop + 1.2 * steep - np.float32(2.9 - 1.5 * look.rock), 0, 1)
-    boulder = np.clip((bump - np.float32(0.55)) * 1.6 + stony * 0.5, 0, 1) * stony
+    crest = ground.crest(x, z)
+    outcrop = 0.8 * ground._read(x, z, 900, 22) + 0.7 * ground._read(x, z, 190, 23) + 0.5 * crest
+    stony = np.clip(outcrop + 0.9 * steep - np.float32(3.0 - 1.9 * look.rock), 0, 0.9)
+    boulder = np.clip((bump - np.float32(1.5) + 1.1 * stony) * 2.5, 0, 1) * (stony > 0)
     albedo += (_ROCK - albedo) * boulder[..., None]
     for slot in range(look.roads):
         track = ground.road(x, z, pixel_m * 1.1, slot)[..., None]
         albedo += (_SOIL * 1.35 - albedo) * track
 
     # Crowns shade their far side; gaps between plants are dark.
-    sunlit = np.clip(1 + 0.55 * relief, 0.15, 2.2)
-    gap = np.clip(1 + 0.30 * bump, 0.35, 1.6)
+    sunlit = np.clip(1 + 0.24 * relief, 0.1, 2.0)
+    gap = np.clip(1 + 0.2 * bump, 0.35, 1.6) * np.clip(1 + 0.22 * crest, 0.5, 1.3)
+    facing = facing * np.clip(1 + 0.18 * crest, 0.6, 1.3)
     sun, ambient = _lights(look)
     lit = facing[..., None] * sunlit[..., None] * sun + ambient * gap[..., None]
     return np.asarray(albedo * lit, np.float32)
@@ -470,7 +489,7 @@ def _detail_strength(size_m: Field) -> Field:
     read off close and far slopes of real frames, not fitted.
     """
     octaves = np.log2(np.maximum(size_m, 1e-3) / 4.0)
-    fine = np.exp(-((np.minimum(octaves, 0) / 3.2) ** 2))
+    fine = np.exp(-((np.minimum(octaves, 0) / 5.0) ** 2))
     coarse = np.exp(-((np.maximum(octaves, 0) / 3.6) ** 2))
     return np.asarray(0.62 * fine * coarse, np.float32)
 
@@ -481,8 +500,8 @@ def _lights(look: Look) -> tuple[Field, Field]:
         return np.zeros(3, np.float32), np.array((0.10, 0.10, 0.11), np.float32)
     low = float(np.clip(1 - look.sun_elevation / 0.35, 0, 1))
     up = float(np.clip((look.sun_elevation + 0.03) / 0.15, 0, 1))
-    sun = np.array((1.15, 1.06 - 0.28 * low, 0.93 - 0.5 * low), np.float32) * up
-    sky = np.array((0.30, 0.36, 0.46), np.float32) * (0.45 + 0.55 * up)
+    sun = np.array((1.75, 1.64 - 0.45 * low, 1.48 - 0.8 * low), np.float32) * up
+    sky = np.array((0.20, 0.235, 0.30), np.float32) * (0.45 + 0.55 * up)
     return sun * look.exposure, sky * look.exposure
 
 
@@ -534,10 +553,10 @@ class _Canvas:
             self.zenith = np.array((0.10, 0.15, 0.28), np.float32)
             self.low = np.array((0.70, 0.42, 0.26), np.float32)
         else:
-            deep = np.array((0.075, 0.165, 0.48), np.float32)
+            deep = np.array((0.085, 0.24, 0.64), np.float32)
             grey = np.array((0.27, 0.32, 0.42), np.float32)
-            self.zenith = deep + (grey - deep) * np.float32(min(1.0, 0.15 + pale * 0.7))
-            self.low = np.array((0.72 + 0.2 * pale, 0.88 + 0.06 * pale, 0.98), np.float32)
+            self.zenith = deep + (grey - deep) * np.float32(min(1.0, pale * 0.85 - 0.15))
+            self.low = np.array((0.70 + 0.35 * pale, 0.92 + 0.16 * pale, 1.12), np.float32)
         self.zenith = self.zenith * np.float32(look.exposure)
 
     def _glow(self) -> Field:
@@ -547,7 +566,8 @@ class _Canvas:
         rows = self.rows[::4, None] - self.look.sun_elevation
         angle = columns**2 + rows**2
         glow = 0.65 * np.exp(-angle / 0.5) + 0.35 * np.exp(-angle / 0.03)
-        return cv2.resize(glow.astype(np.float32), (self.width, self.height))
+        full = cv2.resize(glow.astype(np.float32), (self.width, self.height))
+        return np.asarray(full, np.float32)
 
     def sky(self) -> Field:
         """Linear RGB of the cloudless sky over the whole frame."""
@@ -631,7 +651,7 @@ class _Canvas:
         shown += np.float32(0.55) * (shown - halo)
         open_view = np.full((height, width), 255, np.uint8)
         if look.housing:
-            radius = width * 0.60
+            radius = width * (0.50 + 0.06 * ((look.seed * 0.618) % 1))
             centre = height * (0.52 if look.seed % 2 else 0.62)
             reach = np.sqrt((u - width * 0.49) ** 2 + (v - centre) ** 2)
             rim = np.clip((reach - radius) / (14 * unit), 0, 1)

@@ -8,11 +8,12 @@ its own age, so an instant needs no instant before it:
     rise             z = 1.6 F^(1/3) x^(2/3) / U with x = U age,
                      levelling at z∞ = 2.6 (F / (U s))^(1/3)                 (Briggs 1975)
     wind             U(z) = U10 (z/10)^p                                     (power law)
-    width            sigma² = sigma0² + (0.3 z)² + 2 K age                   (entrainment, diffusion)
+    width            sigma² = sigma0² + (0.3 z)² + 2 K age                   (entrainment)
     opacity          alpha = 1 - exp(-tau), tau summed over the puffs        (Beer-Lambert)
 
-Turbulence is noise in coordinates that travel with the smoke (the instant at which it was
-released, and its place across the plume), so it drifts, stretches and never slides.
+Turbulence is noise carried along by the smoke's own speed at each place; an eddy of a given
+length lives for a few turns and fades into the next, so smoke drifts from one second to the next
+and has become other smoke a minute later.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ __all__ = ["Patch", "PlumeEvent", "Smoke"]
 
 BUOYANCY_PER_MW: Final = 8.9
 """m⁴/s³ per MW: g / (pi cp rho T) for air at 288 K (Briggs 1969)."""
-EXTINCTION_M2S_PER_MW: Final = 14.0
+EXTINCTION_M2S_PER_MW: Final = 22.0
 """m² of light extinction a second per MW: 0.055 kg fuel/s (18 MJ/kg) x 12 g PM2.5/kg fuel
 (Andreae 2019, temperate forest) x 4.5 m²/g (Reid et al. 2005) is 3; moist, smouldering fuel
 and water droplets of a young plume give several times that."""
-STABILITY_PER_S2: Final = 1.2e-4
-"""Brunt-Väisälä frequency squared of a mild daytime lapse above the mixed layer."""
+STABILITY_PER_S2: Final = 4e-5
+"""Brunt-Väisälä frequency squared: a well mixed summer afternoon under a weak inversion, the
+mean over the rise (1e-4 would be a standard atmosphere)."""
 SHEAR: Final = 0.18
 YOUNG_S: Final = 60.0
 """Younger smoke is drawn from puffs close together, older from puffs further apart."""
-MAX_CELLS: Final = 160_000
-MAX_COARSE_CELLS: Final = 26_000
+MAX_CELLS: Final = 100_000
+MAX_COARSE_CELLS: Final = 14_000
 
 _GROWTH_KW_PER_S2: Final = {
     Growth.SLOW: 0.00293,
@@ -52,16 +54,16 @@ _GROWTH_KW_PER_S2: Final = {
     Growth.ULTRAFAST: 0.1876,
 }
 _SIZES: Final = {
-    PlumeSize.SMALL: (1.2, 8.0, Growth.SLOW),
-    PlumeSize.MEDIUM: (2.5, 80.0, Growth.FAST),
-    PlumeSize.LARGE: (5.0, 900.0, Growth.ULTRAFAST),
+    PlumeSize.SMALL: (2.0, 20.0, Growth.MEDIUM),
+    PlumeSize.MEDIUM: (4.0, 200.0, Growth.FAST),
+    PlumeSize.LARGE: (8.0, 1500.0, Growth.ULTRAFAST),
 }
 """Heat release at the onset and at the peak, MW, and the growth law."""
 
 _COLOURS: Final = {
-    PlumeColour.WHITE: ((0.86, 0.86, 0.86), (0.40, 0.42, 0.46)),
-    PlumeColour.GREY: ((0.62, 0.62, 0.62), (0.22, 0.22, 0.24)),
-    PlumeColour.BROWN: ((0.62, 0.52, 0.42), (0.20, 0.155, 0.12)),
+    PlumeColour.WHITE: ((1.15, 1.12, 1.08), (0.42, 0.44, 0.48)),
+    PlumeColour.GREY: ((0.80, 0.79, 0.78), (0.25, 0.25, 0.27)),
+    PlumeColour.BROWN: ((0.72, 0.60, 0.50), (0.22, 0.175, 0.145)),
     PlumeColour.DARK: ((0.24, 0.23, 0.22), (0.05, 0.048, 0.045)),
 }
 """Linear RGB of smoke in the sun and in its own shadow."""
@@ -98,6 +100,18 @@ class Patch:
     """|change| of the luminance of the cloudless picture, grey levels, per cell."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Puffs as seen in the picture: pixels, optical depth at the middle, metres a second."""
+
+    x: Field
+    y: Field
+    size: Field
+    depth: Field
+    pace: Field
+    climb: Field
+
+
 class Smoke:
     """The plume of one event in one landscape."""
 
@@ -108,7 +122,7 @@ class Smoke:
         plume = event.plume
         look = land.look
         rng = generator(seed, 31)
-        height, width = land.distance_m.shape
+        width = land.distance_m.shape[1]
         start, peak, growth = _SIZES[plume.size]
         self.start_mw = plume.start_mw or start
         self.peak_mw = max(plume.peak_mw or peak, self.start_mw)
@@ -134,13 +148,14 @@ class Smoke:
         land = self.land
         column = int(self.column_px)
         lined = land.distance_m[:, column]
-        seen = np.sort(lined[(lined > 1500) & (lined < 14_000)])
+        seen = lined[(lined > 1500) & (lined < 16_000)]
         pick = float(rng.uniform())
         behind = 1 + 0.06 * float(rng.uniform())
         if asked is not None:
             distance = asked
         elif len(seen):
-            distance = float(seen[int(pick**0.8 * (len(seen) - 1))]) * behind
+            wished = 2200 * (12_000 / 2200) ** pick
+            distance = float(seen[np.argmin(np.abs(seen - wished))]) * behind
         else:
             distance = 4000.0 + 4000.0 * pick
         step = int(np.searchsorted(land.steps_m, distance))
@@ -149,10 +164,11 @@ class Smoke:
     def heat_mw(self, since_onset_s: Field) -> Field:
         """Heat release of a fire that still burns, megawatts."""
         grown = self.start_mw + self.growth * since_onset_s**2
-        return np.minimum(grown, self.peak_mw).astype(np.float32)
+        return np.asarray(np.minimum(grown, self.peak_mw), np.float32)
 
-    def _puffs(self, at_s: float) -> tuple[Field, Field, Field, Field, Field] | None:
-        """Across and up (metres from the fire), sigma, extinction (m²), release instant."""
+    def _puffs(self, at_s: float) -> tuple[Field, ...] | None:
+        """Across and up (metres from the fire), sigma, extinction (m²), speeds across
+        and up (m/s)."""
         since = at_s - self.event.onset
         if since <= 0:
             return None
@@ -170,10 +186,12 @@ class Smoke:
         flux = BUOYANCY_PER_MW * np.maximum(heat, 0.05)
         free = 1.6 * np.cbrt(flux) * (speed * age) ** (2 / 3) / speed
         free = np.minimum(free, 1.9 * flux**0.25 * age**0.75)
-        level = 2.6 * np.cbrt(flux / (speed * STABILITY_PER_S2)) * 1.3
+        level = 2.6 * np.cbrt(flux / (speed * STABILITY_PER_S2))
         up = level * np.tanh(free / level)
         aloft = speed * (np.maximum(up, 4) / 10) ** SHEAR
         across = self.drift * aloft * age / (1 + 2 * SHEAR / 3)
+        pace = across / age * (1 + 0.5 * SHEAR)
+        climb = 0.67 * up / age * (1 - (up / level) ** 2)
         base = 2.5 + 1.1 * np.sqrt(np.maximum(emitted, 0.2))
         spread = 0.5 + 0.25 * self.speed
         sigma = np.sqrt(base**2 + (0.30 * up) ** 2 + 2 * spread * age)
@@ -183,8 +201,8 @@ class Smoke:
         power = EXTINCTION_M2S_PER_MW * self.event.plume.opacity
         extinction = power * emitted * weight * np.exp(-age / self.ageing_s)
         keep = extinction > 1e-4
-        arrays = (across, up, sigma, extinction, times)
-        return tuple(np.asarray(a[keep], np.float32) for a in arrays)  # type: ignore[return-value]
+        arrays = (across, up, sigma, extinction, pace, climb)
+        return tuple(np.asarray(a[keep], np.float32) for a in arrays)
 
     def _wander(self, row: int, times: Field, period_s: float) -> Field:
         """Smooth random numbers of variance near 1, a knot every period_s."""
@@ -201,7 +219,7 @@ class Smoke:
         puffs = self._puffs(at_s)
         if puffs is None or not len(puffs[0]):
             return None
-        across, up, sigma, extinction, times = puffs
+        across, up, sigma, extinction, pace, climb = puffs
         height, width = grey.shape
         scale = self.scale
         x = self.column_px + across * scale
@@ -214,7 +232,7 @@ class Smoke:
         if not strong.any():
             return None
         x, y, size = x[strong], y[strong], blurred[strong]
-        depth, times = depth[strong], times[strong]
+        depth, pace, climb = depth[strong], pace[strong], climb[strong]
         left = int(np.clip(np.floor((x - 3 * size).min()), 0, width))
         right = int(np.clip(np.ceil((x + 3 * size).max()), 0, width))
         top = int(np.clip(np.floor((y - 3 * size).min()), 0, height))
@@ -224,16 +242,14 @@ class Smoke:
         area = (right - left) * (bottom - top)
         cell = max(1.0, math.sqrt(area / MAX_CELLS))
         columns, rows = math.ceil((right - left) / cell), math.ceil((bottom - top) / cell)
-        tau = self._optical_depth(x, y, size, depth, times, left, top, cell, columns, rows)
+        sums = _Sums(x, y, size, depth, pace, climb)
+        tau = self._optical_depth(sums, at_s, left, top, cell, columns, rows)
         return self._compose(tau, at_s, grey, left, top, right, bottom, cell)
 
     def _optical_depth(
         self,
-        x: Field,
-        y: Field,
-        size: Field,
-        depth: Field,
-        times: Field,
+        puffs: _Sums,
+        at_s: float,
         left: int,
         top: int,
         cell: float,
@@ -245,62 +261,73 @@ class Smoke:
         wide, tall = math.ceil(columns / ratio) + 1, math.ceil(rows / ratio) + 1
         px = left + (np.arange(wide, dtype=np.float32) + 0.5) * np.float32(cell * ratio)
         py = top + (np.arange(tall, dtype=np.float32) + 0.5) * np.float32(cell * ratio)
-        size = np.maximum(size, np.float32(0.7 * cell * ratio if ratio > 1 else 0.0))
-        dx = (px[None, :] - x[:, None]) / size[:, None]
-        dy = (py[:, None] - y[None, :]) / size[None, :]
-        gx = np.exp(-0.5 * dx * dx)
-        gy = np.exp(-0.5 * dy * dy) * depth[None, :]
+        size = np.maximum(puffs.size, np.float32(0.7 * cell * ratio if ratio > 1 else 0.0))
+        gx = np.exp(-0.5 * ((px[None, :] - puffs.x[:, None]) / size[:, None]) ** 2)
+        gy = np.exp(-0.5 * ((py[:, None] - puffs.y[None, :]) / size[None, :]) ** 2)
+        gy = gy * puffs.depth[None, :]
         total = gy @ gx
         safe = np.maximum(total, 1e-12)
-        when = (gy * times[None, :]) @ gx / safe
-        beside = gy @ (gx * dx) / safe
-        above = (gy * dy) @ gx / safe
-        local = (gy * (size / np.float32(self.scale))[None, :]) @ gx / safe
+        metres = size / np.float32(self.scale)
+        length = (gy * np.log2(metres)[None, :]) @ gx / safe
+        pace = (gy * puffs.pace[None, :]) @ gx / safe
+        climb = (gy * puffs.climb[None, :]) @ gx / safe
 
         grid = np.mgrid[0:rows, 0:columns].astype(np.float32)
         v, u = (grid + np.float32(0.5)) / np.float32(ratio) - np.float32(0.5)
 
         def fine(field: Field) -> Field:
-            return cv2.remap(field, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            found = cv2.remap(field, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            return np.asarray(found, np.float32)
 
-        when, beside, above, local = fine(when), fine(beside), fine(above), fine(local)
-        lump, fray = self._turbulence(when, beside, above, local)
+        length = np.maximum(fine(length), np.float32(0))
+        per_cell = np.float32(cell / self.scale)
+        across = (grid[1] + np.float32((left - self.column_px) / cell)) * per_cell
+        up = -(grid[0] + np.float32((top - self.base_px) / cell)) * per_cell
+        lump, fray = self._turbulence(across, up, fine(pace), fine(climb), length, at_s)
         # Eddies push smoke about by a part of the plume's width: edges billow.
-        shift = local * np.float32(self.scale / (cell * ratio))
+        shift = np.exp2(length) * np.float32(0.28 * self.scale / (cell * ratio))
         pushed = cv2.remap(
             total.astype(np.float32),
-            u + np.float32(0.75) * shift * lump,
-            v + np.float32(0.75) * shift * fray,
+            u + shift * lump,
+            v + shift * fray,
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        uneven = np.exp(np.float32(0.9) * (0.7 * lump + 0.5 * fray) - np.float32(0.3))
+        uneven = np.exp(np.float32(0.7) * np.abs(lump) + np.float32(0.35) * fray - np.float32(0.6))
         return np.asarray(pushed * uneven, np.float32)
 
     def _turbulence(
-        self, when: Field, beside: Field, above: Field, local: Field
+        self, across: Field, up: Field, pace: Field, climb: Field, length: Field, at_s: float
     ) -> tuple[Field, Field]:
-        """Two noises of variance near 1 that travel with the smoke."""
-        tile = fractal(1.45, 8)
-        cross = np.float32(0.8) * above + np.float32(0.6) * beside
-        other = np.float32(0.8) * beside - np.float32(0.6) * above
-        first, second = np.zeros_like(when), np.zeros_like(when)
-        norm = np.full_like(when, 1e-6)
-        # An eddy as long as the plume is wide was released over local / speed seconds.
-        wanted = np.log2(np.maximum(local / np.float32(self.speed), 0.25))
-        low, high = int(np.floor(wanted.min())), int(np.ceil(wanted.max()))
+        """Two noises of variance near 1 at places in metres, carried with the smoke.
+
+        `length` is the log2 of the plume's width in metres: eddies are as long as that, those of
+        two neighbouring powers of two mixed.
+        """
+        tile = fractal(2.0, 8, 200.0)
+        first, second = np.zeros_like(across), np.zeros_like(across)
+        norm = np.full_like(across, 1e-6)
+        low, high = int(np.floor(length.min())), int(np.ceil(length.max()))
         for level in range(low, high + 1):
-            weight = np.clip(1 - np.abs(wanted - level), 0, 1)
+            weight = np.clip(1 - np.abs(length - level), 0, 1)
             if not weight.any():
                 continue
-            along = when * np.float32(95.0 / 2.0**level) + self.offset[level % 6]
-            u = along + other * np.float32(30)
-            v = cross * np.float32(85) + self.offset[6 + level % 6]
-            first += weight * sample(tile, u, v)
-            second += weight * sample(tile, v + np.float32(311), u + np.float32(533))
-            norm += weight * weight
+            texels = np.float32(110.0 / 2.0**level)
+            life_s = 5.0 * 2.0**level / (1.0 + self.speed)
+            for half in (0, 1):
+                turns = at_s / life_s + 0.5 * half
+                number, phase = divmod(turns, 1.0)
+                share = np.float32(1 - abs(2 * phase - 1))
+                since = np.float32((phase - 0.5) * life_s)
+                place = self.offset[level % 6 + 6 * half] + np.float32(number * 331.7 % 1024)
+                u = (across - pace * since) * texels + place
+                v = (up - climb * since) * texels + np.float32(number * 117.3 % 1024)
+                part = weight * share
+                first += part * sample(tile, u, v)
+                second += part * sample(tile, v + np.float32(311), u + np.float32(533))
+                norm += part * part
         root = np.sqrt(norm)
-        return first / root, second / root
+        return np.asarray(first / root, np.float32), np.asarray(second / root, np.float32)
 
     def _compose(
         self,
@@ -315,13 +342,9 @@ class Smoke:
     ) -> Patch:
         rows, columns = tau.shape
         land, look = self.land, self.land.look
-        front = (land.distance_m[top:bottom, left:right] > self.distance_m * 0.985).astype(
-            np.float32
-        )
-        below = grey[top:bottom, left:right].astype(np.float32)
-        if cell > 1:
-            front = cv2.resize(front, (columns, rows), interpolation=cv2.INTER_AREA)
-            below = cv2.resize(below, (columns, rows), interpolation=cv2.INTER_AREA)
+        part = np.s_[top:bottom, left:right]
+        front = _fit(land.distance_m[part] > self.distance_m * 0.985, columns, rows)
+        below = _fit(grey[part], columns, rows)
         alpha = (1 - np.exp(-tau)) * front
 
         # The sun's side is bright; smoke behind smoke is in shadow; folds show as relief.
@@ -387,3 +410,11 @@ def _releases(since_s: float, life_s: float) -> tuple[Field, Field]:
     old = 3.0 * np.clip(((since_s - coarse) - (YOUNG_S - 20)) / 20, 0, 1)
     times = np.concatenate([fine, coarse])
     return times.astype(np.float32), np.concatenate([young, old]).astype(np.float32)
+
+
+def _fit(values: NDArray[np.uint8] | NDArray[np.bool_], columns: int, rows: int) -> Field:
+    """Means over the cells of a patch."""
+    full = values.astype(np.float32)
+    if full.shape != (rows, columns):
+        full = cv2.resize(full, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(full, np.float32)

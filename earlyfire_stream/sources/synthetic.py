@@ -58,7 +58,7 @@ class SyntheticScene:
             raise ValueError(f"a synthetic frame is at least 64x48 pixels, not {width}x{height}")
         self.width, self.height, self.seed = width, height, seed
         self._land: Landscape = build(scene, width, height, seed)
-        self._grey = cv2.cvtColor(self._land.image, cv2.COLOR_BGR2GRAY)
+        self._grey = np.asarray(cv2.cvtColor(self._land.image, cv2.COLOR_BGR2GRAY), np.uint8)
         self._smokes = tuple(
             Smoke(event, self._land, seed + 7919 * (number + 1))
             for number, event in enumerate(plumes)
@@ -159,8 +159,8 @@ def _blend(frame: NDArray[np.uint8], patch: Patch, open_view: NDArray[np.uint8])
     size = (patch.width, patch.height)
     alpha, colour = patch.alpha, patch.colour
     if alpha.shape != (patch.height, patch.width):
-        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LINEAR)
-        colour = cv2.resize(colour, size, interpolation=cv2.INTER_LINEAR)
+        alpha = np.asarray(cv2.resize(alpha, size), np.float32)
+        colour = np.asarray(cv2.resize(colour, size), np.float32)
     part = np.s_[patch.top : patch.top + patch.height, patch.left : patch.left + patch.width]
     alpha = alpha * (open_view[part] * np.float32(1 / 255))
     under = frame[part].astype(np.float32)
@@ -179,13 +179,13 @@ class _Clouds:
         height, width = land.distance_m.shape
         rng = generator(seed, 41)
         self.offset = rng.uniform(0, TILE_PX, 4).astype(np.float32)
-        sky = ~np.isfinite(land.distance_m)
+        sky = np.asarray(np.isinf(land.distance_m))
         self.sky_rows = height - int(np.argmax(sky.any(axis=1)[::-1])) if sky.any() else 0
         columns = np.arange(0, width, self.STEP)
         azimuth = ((columns + 0.5 - width / 2) / land.focal_px).astype(np.float32)
         rows = np.arange(0, max(self.sky_rows, 1), self.STEP)
         up = np.maximum((land.horizon_px - rows - 0.5) / land.focal_px, 0.012).astype(np.float32)
-        away = np.float32(CLOUD_HEIGHT_M) / (up + np.float32(0.01))
+        away = np.float32(CLOUD_HEIGHT_M) / (up + np.float32(0.05))
         self.x = (away[:, None] * np.sin(azimuth)[None, :]).astype(np.float32)
         self.z = (away[:, None] * np.cos(azimuth)[None, :]).astype(np.float32)
         self.fade = np.clip((up - 0.012) / 0.05, 0, 1)[:, None] * np.float32(0.92)
@@ -196,6 +196,8 @@ class _Clouds:
         az = ((np.arange(0, width, 8) + 0.5 - width / 2) / land.focal_px).astype(np.float32)
         self.ground_x = (ground * np.sin(az)[None, :]).astype(np.float32)
         self.ground_z = (ground * np.cos(az)[None, :]).astype(np.float32)
+        air = land.extinction_per_m * ground * 0.6
+        self.sun = np.asarray(0.38 * np.exp(-air), np.float32)
         self.shaded = (~sky[self.land_top :]).astype(np.float32)
         day = {"day": 1.0, "dusk": 0.45, "night": 0.10}[str(look.time_of_day)]
         self.bright = np.array((250, 247, 244), np.float32) * np.float32(day**0.5)
@@ -215,24 +217,26 @@ class _Clouds:
             z * scale * 3 + self.offset[3] - churn,
         )
         level = np.float32(1.7 - 2.6 * self.look.clouds)
-        return np.clip((broad + 0.30 * small - level) * 1.1, 0, 1)
+        return np.asarray(np.clip((broad + 0.35 * small - level) * 0.55, 0, 1), np.float32)
 
     def cover(self, frame: NDArray[np.uint8], at_s: float) -> None:
         """Draws clouds over the sky and their shadows over the land, in place."""
         height, width = frame.shape[:2]
         if self.sky_rows > 0:
             thick = self._thickness(self.x, self.z, at_s)
-            alpha = (1 - np.exp(-3.2 * thick)) * self.fade
+            thick = np.asarray(cv2.GaussianBlur(thick, (0, 0), 1.3), np.float32)
+            alpha = (1 - np.exp(-5.5 * thick**1.25)) * self.fade
             size = (width, self.sky_rows)
             full = cv2.resize(alpha.astype(np.float32), size) * self.mask
-            belly = cv2.resize(np.clip(thick * 1.2 - 0.25, 0, 1), size)[..., None]
+            belly = cv2.resize(np.clip(thick * 2.2 - 0.2, 0, 1), size)[..., None]
             colour = self.bright + (self.dim - self.bright) * belly
             top = frame[: self.sky_rows]
             under = top.astype(np.float32)
             under += full[..., None] * (colour - under)
             frame[: self.sky_rows] = np.rint(under)
         if self.land_top < height and str(self.look.time_of_day) == "day":
-            shade = 0.42 * np.clip(self._thickness(self.ground_x, self.ground_z, at_s) * 2, 0, 1)
+            shade = np.clip(self._thickness(self.ground_x, self.ground_z, at_s) * 4, 0, 1)
+            shade = self.sun * cv2.GaussianBlur(shade, (0, 0), 1.5)
             full = cv2.resize(shade.astype(np.float32), (width, height - self.land_top))
             factor = np.rint(255 * (1 - full * self.shaded)).astype(np.uint8)
             part = frame[self.land_top :]

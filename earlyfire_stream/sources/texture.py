@@ -35,21 +35,24 @@ def _shaped(amplitude: NDArray[np.float64], seed: int) -> Field:
     size = amplitude.shape[0]
     white = np.fft.rfft2(generator(seed, 71).standard_normal((size, size)))
     tile = np.fft.irfft2(white * amplitude[:, : size // 2 + 1], (size, size))
-    return ((tile - tile.mean()) / tile.std()).astype(np.float32)
+    return np.asarray((tile - tile.mean()) / tile.std(), np.float32)
 
 
 def _radius(size: int) -> NDArray[np.float64]:
     """Spatial frequency of each Fourier cell, cycles per texel."""
     frequency = np.fft.fftfreq(size)
-    return np.hypot(frequency[:, None], frequency[None, :])
+    return np.asarray(np.hypot(frequency[:, None], frequency[None, :]), np.float64)
 
 
 @lru_cache(maxsize=8)
-def fractal(slope: float, seed: int) -> Field:
-    """Noise whose amplitude falls with frequency to the power -slope; 1 rough, 2 cloud-like."""
+def fractal(slope: float, seed: int, longest_px: float = TILE_PX / 2) -> Field:
+    """Noise whose amplitude falls with frequency to the power -slope; 1 rough, 2 cloud-like.
+
+    Nothing in it is longer than longest_px texels.
+    """
     radius = _radius(TILE_PX)
     radius[0, 0] = 1.0
-    amplitude = radius**-slope * (radius >= 2.0 / TILE_PX)
+    amplitude = radius**-slope * (radius >= 1 / longest_px)
     return _shaped(amplitude, seed)
 
 
@@ -75,7 +78,7 @@ def crowns(seed: int) -> tuple[Field, Field]:
     reach = spacing * rng.uniform(0.35, 0.85, len(places))
     tall = rng.uniform(0.45, 1.0, len(places))
     tint = rng.uniform(0, 1, len(places))
-    tree = cKDTree(places, boxsize=size)
+    tree = cKDTree(places, boxsize=np.array([size, size]))
     pixels = np.stack(np.meshgrid(*[np.arange(size)] * 2), -1).reshape(-1, 2)
     distance, index = tree.query(pixels, k=3)
     height = tall[index] * np.sqrt(np.maximum(0.0, 1 - (distance / reach[index]) ** 2))
@@ -100,16 +103,15 @@ def grain() -> NDArray[np.int8]:
     own = rng.standard_normal((TILE_PX, TILE_PX, 3), dtype=np.float32)
     noise = gaussian_filter(0.8 * common + 0.6 * own, (0.55, 0.55, 0), mode="wrap")
     luminance = cv2.cvtColor(noise, cv2.COLOR_BGR2GRAY)
-    return np.clip(np.rint(noise * (16 / luminance.std())), -127, 127).astype(np.int8)
+    levels = np.clip(np.rint(noise * (16 / luminance.std())), -127, 127)
+    return np.asarray(levels, np.int8)
 
 
 def sample(tile: Field, u: Field, v: Field) -> Field:
     """The tile at texel coordinates (u, v), arrays of one shape; bilinear, periodic."""
-    size = tile.shape[0]
-    return cv2.remap(
-        tile,
-        np.mod(u, np.float32(size)),
-        np.mod(v, np.float32(size)),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
+    reach = max(abs(float(edge)) for axis in (u, v) for edge in (axis.min(), axis.max()))
+    if reach > 30_000:  # cv2.remap counts whole texels in 16 bits
+        size = np.float32(tile.shape[0])
+        u, v = np.mod(u, size), np.mod(v, size)
+    found = cv2.remap(tile, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(found, np.float32)
