@@ -186,7 +186,7 @@ def _veil(image: Image, haze: float) -> Image:
     return cast(Image, np.clip(veiled + 0.5, 0, 255).astype(np.uint8))
 
 
-_DROPS = 48
+_DROPS = 64
 """Drops on the lens at rain 1."""
 
 
@@ -207,8 +207,7 @@ def _drops(image: Image, rain: float, seed: int, at: float) -> Image:
         life_s = float(keeper.uniform(15, 90))
         drop = math.floor((at + keeper.uniform(0, life_s)) / life_s)
         rng = np.random.default_rng(seed_for(seed, "drop", str(place), str(drop)))
-        radius = width * 0.009 * math.exp(rng.normal(0, 0.55))
-        radius = min(radius, width * 0.035)
+        radius = width * min(0.05, 0.013 * math.exp(rng.normal(0, 0.6)))
         _draw_drop(
             out,
             soft,
@@ -237,15 +236,16 @@ def _draw_drop(
     # Out of focus: the rim is a third of the radius wide.
     cover = np.clip((1.17 - rho) / 0.34, 0, 1)
     cover = (cover * cover * (3 - 2 * cover))[..., None].astype(np.float32)
-    reach = radius * 6
-    map_x = np.clip(x - u * reach, 0, width - 1) / width * (width // 4)
-    map_y = np.clip(y - v * reach, 0, height - 1) / height * (height // 4)
+    # A drop is a fish-eye lens: whatever its size, it sees a wide part of the scene.
+    reach = 0.22 * width
+    map_x = (x - u * reach) / width * (width // 4)
+    map_y = (y - v * reach) / height * (height // 4)
     seen = cv2.remap(
         soft,  # type: ignore[call-overload]
         map_x.astype(np.float32),
         map_y.astype(np.float32),
         cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_REFLECT,
     )
     shade = (1.04 - 0.30 * np.clip(rho, 0, 1) ** 3)[..., None].astype(np.float32)
     under = out[top:bottom, left:right]
