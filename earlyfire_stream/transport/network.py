@@ -126,7 +126,7 @@ class NetworkLink:
         *,
         max_pending_bytes: int = 256_000_000,
         hold_s: float = 5.0,
-        drain_s: float = 5.0,
+        drain_s: float = 10.0,
     ) -> None:
         self._inner = inner
         self._clock = clock
@@ -221,6 +221,14 @@ class NetworkLink:
         await self._inner.set_status(camera, online)
 
     async def _drained(self) -> None:
+        """Wait for the frames under way; held ones need not wait for a successor any more."""
+        for lane in self._lanes.values():
+            for frame in lane.heap:
+                if frame.held:
+                    frame.held = False
+                    frame.due_ns -= round(self._hold_s * 1e9)
+            heapq.heapify(lane.heap)
+            lane.wake.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_s):
                 await self._idle.wait()
