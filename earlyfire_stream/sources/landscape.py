@@ -137,7 +137,7 @@ def settle(scene: Scene, seed: int) -> Look:
     }[phase]
     elevation = _given(scene.sun_elevation_deg, float(elevation))
     azimuth = _given(scene.sun_azimuth_deg, float(-170 + 340 * u[3]))
-    noise = {TimeOfDay.DAY: 1.0, TimeOfDay.DUSK: 1.8, TimeOfDay.NIGHT: 5.0}[phase]
+    noise = {TimeOfDay.DAY: 1.0, TimeOfDay.DUSK: 1.8, TimeOfDay.NIGHT: 6.5}[phase]
     wind = _given(scene.wind_mps, float(0.6 + 4.0 * u[5] ** 1.4))
     side = _given(scene.wind_from, Side.LEFT if u[6] < 0.5 else Side.RIGHT)
     hour = {TimeOfDay.DAY: 9 + 7 * u[7], TimeOfDay.DUSK: 19.6, TimeOfDay.NIGHT: 22 + u[7]}[phase]
@@ -178,7 +178,7 @@ def settle(scene: Scene, seed: int) -> Look:
         wire=bool(u[31] < 0.15),
         dirt=int(u[30] * 97) % 5,
         mono=phase is TimeOfDay.NIGHT and u[29] < 0.7,
-        softness=0.5 + 0.35 * u[4],
+        softness=0.45 + 0.3 * u[4],
         seed=seed,
     )
 
@@ -205,10 +205,10 @@ def build(scene: Scene, width: int, height: int, seed: int) -> Landscape:
     camera = float(ground.mast_ground_m + look.mast_m)
     plants = ground.plants(x, z, steps)
     drop = (steps**2 / (2 * EARTH_RADIUS_M))[:, None]
-    slope = (land + plants - drop - camera) / steps[:, None]
+    slope = np.asarray((land + plants - drop - camera) / steps[:, None], np.float32)
     crest = np.maximum.accumulate(slope, axis=0)
 
-    rows = ((horizon - (np.arange(height) + 0.5)) / focal).astype(np.float32)
+    rows: Field = ((horizon - (np.arange(height) + 0.5)) / focal).astype(np.float32)
     index, distance = _first_hits(crest, slope, steps, rows)
     sky = index >= count
     canvas = _Canvas(look, width, height, focal, horizon, azimuth, rows)
@@ -458,7 +458,7 @@ def _paint_land(
     albedo = albedo * (0.72 + 0.16 * bump[..., None])
     dusty = np.clip(dry * 0.8 + 0.22 * ground._read(x, z, 520, 21), 0, 1)[..., None]
     green = _BRUSH * (1 - dusty) + _BRUSH_DRY * dusty
-    mottle = np.clip(1 + 0.28 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
+    mottle = np.clip(1 + 0.42 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
     albedo += (green * mottle[..., None] - albedo) * brush_here[..., None]
     leaf = _TREE * np.clip(0.7 + 0.7 * shade + 0.2 * bump, 0.3, 2)[..., None]
     albedo += (leaf - albedo) * tree_here[..., None]
@@ -466,15 +466,16 @@ def _paint_land(
     steep = np.sqrt(out * out + side * side)
     crest = ground.crest(x, z)
     outcrop = 0.8 * ground._read(x, z, 900, 22) + 0.7 * ground._read(x, z, 190, 23) + 0.5 * crest
-    stony = np.clip(outcrop + 0.9 * steep - np.float32(3.0 - 1.9 * look.rock), 0, 0.9)
+    stony = np.clip(outcrop + 0.9 * steep - np.float32(3.5 - 2.2 * look.rock), 0, 0.8)
     boulder = np.clip((bump - np.float32(1.5) + 1.1 * stony) * 2.5, 0, 1) * (stony > 0)
-    albedo += (_ROCK - albedo) * boulder[..., None]
+    stone = _ROCK * np.clip(0.85 + 0.35 * ground._read(x, z, 45, 19), 0.4, 1.4)[..., None]
+    albedo += (stone - albedo) * boulder[..., None]
     for slot in range(look.roads):
         track = ground.road(x, z, pixel_m * 1.1, slot)[..., None]
         albedo += (_SOIL * 1.35 - albedo) * track
 
     # Crowns shade their far side; gaps between plants are dark.
-    sunlit = np.clip(1 + 0.24 * relief, 0.1, 2.0)
+    sunlit = np.clip(1 + 0.14 * relief, 0.1, 2.0)
     gap = np.clip(1 + 0.2 * bump, 0.35, 1.6) * np.clip(1 + 0.22 * crest, 0.5, 1.3)
     facing = facing * np.clip(1 + 0.18 * crest, 0.6, 1.3)
     sun, ambient = _lights(look)
@@ -497,12 +498,19 @@ def _detail_strength(size_m: Field) -> Field:
 def _lights(look: Look) -> tuple[Field, Field]:
     """Linear RGB of direct sun and of sky light on the ground."""
     if look.time_of_day is TimeOfDay.NIGHT:
-        return np.zeros(3, np.float32), np.array((0.10, 0.10, 0.11), np.float32)
+        return np.zeros(3, np.float32), np.array((0.20, 0.20, 0.22), np.float32) * np.float32(
+            _night_gain(look)
+        )
     low = float(np.clip(1 - look.sun_elevation / 0.35, 0, 1))
     up = float(np.clip((look.sun_elevation + 0.03) / 0.15, 0, 1))
     sun = np.array((1.75, 1.64 - 0.45 * low, 1.48 - 0.8 * low), np.float32) * up
     sky = np.array((0.20, 0.235, 0.30), np.float32) * (0.45 + 0.55 * up)
     return sun * look.exposure, sky * look.exposure
+
+
+def _night_gain(look: Look) -> float:
+    """How far the camera turns up its gain in the dark, 1 to 4.6."""
+    return 1.0 + 12 * (look.exposure - 0.85)
 
 
 def _haze(look: Look, distance: Field, camera: float, rows: Field, extinction: float) -> Field:
@@ -547,8 +555,9 @@ class _Canvas:
         self.rng = generator(look.seed, 4)
         pale = 0.25 + 0.75 * look.haze
         if look.time_of_day is TimeOfDay.NIGHT:
-            self.zenith = np.array((0.020, 0.021, 0.026), np.float32)
-            self.low = np.array((0.055, 0.055, 0.060), np.float32)
+            gain = np.float32(_night_gain(look))
+            self.zenith = np.array((0.020, 0.021, 0.026), np.float32) * gain
+            self.low = np.array((0.055, 0.055, 0.060), np.float32) * gain
         elif look.time_of_day is TimeOfDay.DUSK:
             self.zenith = np.array((0.10, 0.15, 0.28), np.float32)
             self.low = np.array((0.70, 0.42, 0.26), np.float32)
@@ -648,10 +657,10 @@ class _Canvas:
             tint = np.array((0.95, 0.85, 1.5), np.float32)
         shown = to_display(soft * tint)
         halo = cv2.GaussianBlur(shown, (0, 0), 1.3)
-        shown += np.float32(0.55) * (shown - halo)
+        shown += np.float32(0.85) * (shown - halo)
         open_view = np.full((height, width), 255, np.uint8)
         if look.housing:
-            radius = width * (0.50 + 0.06 * ((look.seed * 0.618) % 1))
+            radius = width * (0.535 + 0.05 * ((look.seed * 0.618) % 1))
             centre = height * (0.52 if look.seed % 2 else 0.62)
             reach = np.sqrt((u - width * 0.49) ** 2 + (v - centre) ** 2)
             rim = np.clip((reach - radius) / (14 * unit), 0, 1)

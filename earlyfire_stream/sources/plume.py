@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from earlyfire_stream.scenario.scenes import Growth, Plume, PlumeColour, PlumeSize, TimeOfDay
 from earlyfire_stream.sources.landscape import Landscape, to_display
-from earlyfire_stream.sources.texture import Field, fractal, generator, sample
+from earlyfire_stream.sources.texture import Field, fractal_pair, generator, sample
 
 __all__ = ["Patch", "PlumeEvent", "Smoke"]
 
@@ -44,7 +44,7 @@ mean over the rise (1e-4 would be a standard atmosphere)."""
 SHEAR: Final = 0.18
 YOUNG_S: Final = 60.0
 """Younger smoke is drawn from puffs close together, older from puffs further apart."""
-MAX_CELLS: Final = 100_000
+MAX_CELLS: Final = 80_000
 MAX_COARSE_CELLS: Final = 14_000
 
 _GROWTH_KW_PER_S2: Final = {
@@ -279,13 +279,14 @@ class Smoke:
             found = cv2.remap(field, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             return np.asarray(found, np.float32)
 
-        length = np.maximum(fine(length), np.float32(0))
+        shortest = math.log2(max(1.5 * cell / self.scale, 1.0))
+        length = np.maximum(fine(length) + np.float32(0.8), np.float32(shortest))
         per_cell = np.float32(cell / self.scale)
         across = (grid[1] + np.float32((left - self.column_px) / cell)) * per_cell
         up = -(grid[0] + np.float32((top - self.base_px) / cell)) * per_cell
         lump, fray = self._turbulence(across, up, fine(pace), fine(climb), length, at_s)
         # Eddies push smoke about by a part of the plume's width: edges billow.
-        shift = np.exp2(length) * np.float32(0.28 * self.scale / (cell * ratio))
+        shift = np.exp2(length) * np.float32(0.2 * self.scale / (cell * ratio))
         pushed = cv2.remap(
             total.astype(np.float32),
             u + shift * lump,
@@ -304,14 +305,17 @@ class Smoke:
         `length` is the log2 of the plume's width in metres: eddies are as long as that, those of
         two neighbouring powers of two mixed.
         """
-        tile = fractal(2.0, 8, 200.0)
-        first, second = np.zeros_like(across), np.zeros_like(across)
+        tile = fractal_pair(2.3, 8, 200.0)
+        total = np.zeros((*across.shape, 2), np.float32)
         norm = np.full_like(across, 1e-6)
         low, high = int(np.floor(length.min())), int(np.ceil(length.max()))
         for level in range(low, high + 1):
-            weight = np.clip(1 - np.abs(length - level), 0, 1)
-            if not weight.any():
+            here = np.abs(length - level) < 1
+            if not here.any():
                 continue
+            rows, columns = _span(here.any(axis=1)), _span(here.any(axis=0))
+            part = np.s_[rows, columns]
+            weight = np.clip(1 - np.abs(length[part] - level), 0, 1)
             texels = np.float32(110.0 / 2.0**level)
             life_s = 5.0 * 2.0**level / (1.0 + self.speed)
             for half in (0, 1):
@@ -320,14 +324,13 @@ class Smoke:
                 share = np.float32(1 - abs(2 * phase - 1))
                 since = np.float32((phase - 0.5) * life_s)
                 place = self.offset[level % 6 + 6 * half] + np.float32(number * 331.7 % 1024)
-                u = (across - pace * since) * texels + place
-                v = (up - climb * since) * texels + np.float32(number * 117.3 % 1024)
-                part = weight * share
-                first += part * sample(tile, u, v)
-                second += part * sample(tile, v + np.float32(311), u + np.float32(533))
-                norm += part * part
-        root = np.sqrt(norm)
-        return np.asarray(first / root, np.float32), np.asarray(second / root, np.float32)
+                u = (across[part] - pace[part] * since) * texels + place
+                v = (up[part] - climb[part] * since) * texels + np.float32(number * 117.3 % 1024)
+                mix = weight * share
+                total[part] += mix[..., None] * sample(tile, u, v)
+                norm[part] += mix * mix
+        total /= np.sqrt(norm)[..., None]
+        return total[..., 0], total[..., 1]
 
     def _compose(
         self,
@@ -412,9 +415,15 @@ def _releases(since_s: float, life_s: float) -> tuple[Field, Field]:
     return times.astype(np.float32), np.concatenate([young, old]).astype(np.float32)
 
 
+def _span(flags: NDArray[np.bool_]) -> slice:
+    """From the first to the last true flag."""
+    found = np.flatnonzero(flags)
+    return slice(int(found[0]), int(found[-1]) + 1)
+
+
 def _fit(values: NDArray[np.uint8] | NDArray[np.bool_], columns: int, rows: int) -> Field:
     """Means over the cells of a patch."""
     full = values.astype(np.float32)
-    if full.shape != (rows, columns):
-        full = cv2.resize(full, (columns, rows), interpolation=cv2.INTER_AREA)
-    return np.asarray(full, np.float32)
+    if full.shape == (rows, columns):
+        return full
+    return np.asarray(cv2.resize(full, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)

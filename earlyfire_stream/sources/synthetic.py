@@ -179,7 +179,7 @@ class _Clouds:
         height, width = land.distance_m.shape
         rng = generator(seed, 41)
         self.offset = rng.uniform(0, TILE_PX, 4).astype(np.float32)
-        sky = np.asarray(np.isinf(land.distance_m))
+        sky = np.asarray(np.isinf(land.distance_m), np.bool_)
         self.sky_rows = height - int(np.argmax(sky.any(axis=1)[::-1])) if sky.any() else 0
         columns = np.arange(0, width, self.STEP)
         azimuth = ((columns + 0.5 - width / 2) / land.focal_px).astype(np.float32)

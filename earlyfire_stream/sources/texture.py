@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-__all__ = ["OCTAVE_PX", "TILE_PX", "crowns", "fractal", "generator", "grain", "octave", "sample"]
+__all__ = [
+    "OCTAVE_PX",
+    "TILE_PX",
+    "crowns",
+    "fractal",
+    "fractal_pair",
+    "generator",
+    "grain",
+    "octave",
+    "sample",
+]
 
 TILE_PX = 1024
 OCTAVE_PX = 16.0
@@ -56,6 +66,13 @@ def fractal(slope: float, seed: int, longest_px: float = TILE_PX / 2) -> Field:
     return _shaped(amplitude, seed)
 
 
+@lru_cache(maxsize=4)
+def fractal_pair(slope: float, seed: int, longest_px: float) -> Field:
+    """Two independent `fractal` tiles as channels, for one reading of both."""
+    pair = [fractal(slope, seed, longest_px), fractal(slope, seed + 100, longest_px)]
+    return np.ascontiguousarray(np.stack(pair, axis=-1))
+
+
 @lru_cache(maxsize=8)
 def octave(seed: int) -> Field:
     """Noise of one wavelength, OCTAVE_PX texels, an octave wide."""
@@ -81,6 +98,7 @@ def crowns(seed: int) -> tuple[Field, Field]:
     tree = cKDTree(places, boxsize=np.array([size, size]))
     pixels = np.stack(np.meshgrid(*[np.arange(size)] * 2), -1).reshape(-1, 2)
     distance, index = tree.query(pixels, k=3)
+    index = np.asarray(index)
     height = tall[index] * np.sqrt(np.maximum(0.0, 1 - (distance / reach[index]) ** 2))
     best = height.argmax(axis=1)
     rows = np.arange(len(best))
