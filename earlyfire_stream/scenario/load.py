@@ -137,6 +137,8 @@ class _Node:
     depth: int = 1
     wrong: bool = False
     """Cut out: something in it was refused and reported."""
+    read: dict[str | int, tuple[str | int, _Node]] = field(default_factory=dict)
+    """What the models were last given: name or position there -> name or position in the file."""
 
     def children(self) -> list[_Node]:
         if isinstance(self.value, dict):
@@ -144,10 +146,14 @@ class _Node:
         return self.value if isinstance(self.value, list) else []
 
     def plain(self) -> Any:
+        """What the models are given: all that has not been cut out."""
         if isinstance(self.value, dict):
+            self.read = {k: (k, n) for k, n in self.value.items() if not n.wrong}
             return {k: n.plain() for k, n in self.value.items() if not n.wrong}
         if isinstance(self.value, list):
-            return [n.plain() for n in self.value if not n.wrong]
+            left = [(i, n) for i, n in enumerate(self.value) if not n.wrong]
+            self.read = dict(enumerate(left))
+            return [n.plain() for _, n in left]
         return self.value
 
     def copy(self, line: int) -> _Node:
@@ -192,7 +198,9 @@ class _Reading:
             self.say(line, "", "holds a character that is no text", "save it as plain UTF-8 text")
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
-            self.say(0 if mark is None else mark.line + 1, "", *_syntax(error))
+            line = 0 if mark is None else mark.line + 1
+            tabs = "\t" in "".join(text.split("\n")[line - 1 : line])
+            self.say(line, "", *_syntax(error, tabs))
         except _TooMuch as error:
             self.say(0, "", str(error))
         return None
@@ -309,9 +317,9 @@ def _finite(raw: str) -> bool:
     return len(raw) <= 40 and math.isfinite(float(raw))
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+def _syntax(error: yaml.MarkedYAMLError, tabs: bool) -> tuple[str, str]:
     problem = str(error.problem or error.context or "cannot be read as YAML")
-    if "\\t" in problem or "tab" in problem:
+    if tabs:
         return problem, "indent with spaces, not tabs"
     if "mapping values" in problem:
         return problem, "quote a text that holds `: `, or look at the indentation"
@@ -421,23 +429,16 @@ def _find(node: _Node, loc: tuple[str | int, ...]) -> _Found:
     names: list[str | int] = []
     trail = [node]
     for i, part in enumerate(loc):
-        value = node.value
-        if isinstance(value, dict):
-            if part in value and not value[str(part)].wrong:
-                node = value[str(part)]
-                names.append(part)
-                trail.append(node)
-            elif "kind" in value and value["kind"].value == part:
-                continue  # pydantic names the chosen kind of source
-            else:
-                return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
-        elif isinstance(value, list) and isinstance(part, int):
-            left = [(n, child) for n, child in enumerate(value) if not child.wrong]
-            if part >= len(left):
-                return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
-            position, node = left[part]
-            names.append(position)
+        if part in node.read:
+            name, node = node.read[part]
+            names.append(name)
             trail.append(node)
+        elif isinstance(node.value, dict) and node.read.keys() >= {"kind"}:
+            if node.read["kind"][1].value != part:
+                return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
+            # pydantic names the chosen kind of source: no part of the file
+        elif isinstance(node.value, dict) or (isinstance(node.value, list) and type(part) is int):
+            return _Found(node, tuple(names), tuple(trail), tuple(loc[i:]))
         else:
             break  # pydantic names the branch of a union
     return _Found(node, tuple(names), tuple(trail))
@@ -499,7 +500,8 @@ def _plain_words(
         return f"{_shown(node)} is not known", _meant(node.raw, allowed)
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{words} {context[name]:g}, not {node.raw}", ""
+        bound = context[name]
+        return f"{words} {bound:{',' if isinstance(bound, int) else 'g'}}, not {node.raw:.40}", ""
     if kind in _KINDS:
         return f"needs {_KINDS[kind]}, not {_shown(node)}", _retyped(kind, node)
     if kind == "string_pattern_mismatch":

@@ -536,7 +536,7 @@ class Scenario(Model):
     """A whole scenario file."""
 
     earlyfire: Literal[1]
-    """Version of this format."""
+    """Version of this format: 1."""
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
