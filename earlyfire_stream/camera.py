@@ -66,6 +66,7 @@ class Fleet:
     async def play(self) -> None:
         """Publish everything; returns when the last camera is through."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for camera in self._cameras:
                 play = self._play_live if camera.id in self._live else self._play
                 group.create_task(play(camera), name=f"camera {camera.id}")
@@ -78,7 +79,7 @@ class Fleet:
             off = any(due.captured_at in window for window in camera.outages)
             if off == online:
                 online = not off
-                await self._link.set_status(camera.id, online)
+                self._tell_status(camera.id, online)
             plate = await self._plate(camera.id, due)
             if plate is None:
                 self._note(camera.id, due, NOTHING, Reason.LATE)
@@ -89,13 +90,17 @@ class Fleet:
             else:
                 await self._publish(camera.id, due, plate)
         if online:
-            await self._link.set_status(camera.id, False)
+            self._tell_status(camera.id, False)
+
+    def _tell_status(self, camera: str, online: bool) -> None:
+        # Beside the schedule: a broker that is slow to confirm must not make frames late.
+        self._group.create_task(self._link.set_status(camera, online), name=f"status {camera}")
 
     async def _play_live(self, camera: Camera) -> None:
         """Pass on what a real camera shows, a picture a cadence; it has no schedule to be late for."""
         source = self._live[camera.id]
         cadence_s = (camera.cadence or DEFAULT_CADENCE_S) / self._clock.speed
-        await self._link.set_status(camera.id, True)
+        self._tell_status(camera.id, True)
         after, seq = -1.0, 0
         while self._duration is None or self._clock.now() < self._duration:
             picture = await source.newest(after)
@@ -104,7 +109,7 @@ class Fleet:
             due = Due(seq, round(now, 6), round(now, 6))
             await self._publish(camera.id, due, Plate(picture.jpeg, "", picture.label))
             seq += 1
-        await self._link.set_status(camera.id, False)
+        self._tell_status(camera.id, False)
 
     async def _plate(self, camera: str, due: Due) -> Plate | None:
         if self._clock.virtual:

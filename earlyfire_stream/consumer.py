@@ -7,7 +7,7 @@ never came is found by its missing sequence number.
 
 from __future__ import annotations
 
-__all__ = ["Consumer", "Seat", "Snapshot"]
+__all__ = ["Consumer", "Seat"]
 
 import asyncio
 import contextlib
@@ -27,10 +27,10 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines.base import Engine, Reply, Request
 from earlyfire_stream.errors import EngineError, EngineTimeout
-from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse
+from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
 from earlyfire_stream.gaps import Coming, Gaps
 from earlyfire_stream.mailbox import Mailbox, Waiting
-from earlyfire_stream.records import AlarmRecord, Answer, CameraPlan, FrameRecord
+from earlyfire_stream.records import AlarmRecord, Answer, CameraPlan, FrameRecord, Snapshot
 from earlyfire_stream.sampling import CameraSampling, ChangeDetector, Load, wants
 from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.sources.base import Label
@@ -64,21 +64,6 @@ class Seat:
     plan: CameraPlan | None = None
     known: frozenset[int] = frozenset()
     """Frames whose fate an earlier session of this run has recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The consumer at one moment, for whoever watches."""
-
-    received: int
-    waiting: int
-    in_flight: int
-    tokens_spent: int
-    tokens_per_s: float | None
-    """The budget, None without one."""
-    utilization: float
-    duplicates: int
-    refused: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -116,6 +101,7 @@ class Consumer:
         truth_of: TruthOf | None = None,
         foreign: bool = False,
         pixels: bool = True,
+        shards: frozenset[int] | None = None,
         joined_late: bool = False,
         on_alarm_frame: Callable[[AlarmRecord, bytes], None] | None = None,
         limits: FrameLimits | None = None,
@@ -133,6 +119,7 @@ class Consumer:
         self._emit = emit
         self._truth_of = truth_of
         self._foreign = foreign
+        self._shards = shards
         self._joined_late = joined_late
         self._on_alarm_frame = on_alarm_frame
         self._limits = limits or FrameLimits()
@@ -237,7 +224,11 @@ class Consumer:
                 await asyncio.wait({ended}, timeout=0.5)
             if not ended.done():
                 return {}
-            last_seqs = ended.result().last_seqs or {}
+            last_seqs = {
+                name: last
+                for name, last in (ended.result().last_seqs or {}).items()
+                if self._shards is None or shard_of(name) in self._shards
+            }
         finally:
             for future in (ended, stopped):
                 future.cancel()

@@ -19,8 +19,10 @@ __all__ = [
     "FirePlan",
     "FrameRecord",
     "Log",
+    "Observer",
     "RunLog",
     "Shot",
+    "Snapshot",
     "load",
     "write_json",
 ]
@@ -31,15 +33,15 @@ import errno
 import gzip
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import orjson
 
-from earlyfire_stream.clock import VirtualLoop
+from earlyfire_stream.clock import Clock, VirtualLoop
 from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
 
@@ -171,6 +173,40 @@ class RunLog:
     """k, n, within (scenario seconds), min_confidence, repeat."""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The consumer at one moment, for whoever watches."""
+
+    received: int
+    waiting: int
+    in_flight: int
+    tokens_spent: int
+    tokens_per_s: float | None
+    """The budget, or the engine's learned rate; None while neither is known. Wall seconds."""
+    utilization: float
+    duplicates: int
+    refused: Mapping[str, int]
+
+
+class Observer(Protocol):
+    """Whoever watches a run. Called from the event loop, so it must be quick."""
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        """What is being done before and after the stream; `share` 0 to 1 where it is known."""
+
+    def begin(
+        self,
+        plans: Sequence[CameraPlan],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot] | None,
+    ) -> None:
+        """The stream is about to start. `snapshot` is None where no consumer runs."""
+
+    def shot(self, shot: Shot) -> None: ...
+
+    def frame(self, record: FrameRecord) -> None: ...
+
+    def alarm(self, record: AlarmRecord) -> None: ...
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -320,7 +356,9 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
     side = cameras or folder
     cameras_run = run if side == folder else _read_run(side)
     if cameras_run["digest"] != run["digest"]:
-        raise UsageError(f"{side}: plays another scenario than {folder}; they cannot be scored as one")
+        raise UsageError(
+            f"{side}: plays another scenario than {folder}; they cannot be scored as one"
+        )
     shots: list[Shot] = []
     frames: list[FrameRecord] = []
     alarms: list[AlarmRecord] = []

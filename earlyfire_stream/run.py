@@ -6,7 +6,7 @@ themselves, for two terminals or two machines; all they share is a broker and th
 
 from __future__ import annotations
 
-__all__ = ["Observer", "Options", "Outcome", "play", "play_cameras", "play_consumer", "rescore"]
+__all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "rescore"]
 
 import asyncio
 import os
@@ -14,13 +14,13 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from earlyfire_stream import __version__
 from earlyfire_stream.camera import Fleet
@@ -29,6 +29,7 @@ from earlyfire_stream.consumer import Consumer, Seat
 from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Engine
 from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.frames import shard_of
 from earlyfire_stream.records import (
     CAMERAS_LOG,
     RECORDS_LOG,
@@ -37,7 +38,9 @@ from earlyfire_stream.records import (
     CameraPlan,
     FrameRecord,
     Log,
+    Observer,
     Shot,
+    Snapshot,
     load,
     write_json,
 )
@@ -45,55 +48,35 @@ from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, 
 from earlyfire_stream.scenario.fleet import (
     camera_plan,
     declared_cadence,
-    digest,
     expand,
     plays_native_times,
-    resolved,
 )
-from earlyfire_stream.scenario.load import Loaded
+from earlyfire_stream.scenario.load import Loaded, digest, resolved
 from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
 from earlyfire_stream.sources.base import Label, LiveSource, Source
-from earlyfire_stream.sources.open import open_live
+from earlyfire_stream.sources.stream import open_live
+from earlyfire_stream.transport.address import BrokerAddress
 from earlyfire_stream.transport.base import Control, Inlet, Link
-from earlyfire_stream.transport.broker import embedded_broker
+from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
 from earlyfire_stream.transport.memory import MemoryHub
-from earlyfire_stream.transport.mqtt import BrokerAddress, MqttInlet, MqttLink
+from earlyfire_stream.transport.mqtt import MqttInlet, MqttLink
 from earlyfire_stream.transport.network import NetworkLink
 
 LEAD_S = 1.0
 """Wall seconds between everything being ready and scenario second 0."""
 KEY_FRAMES = 200
 """Alarm frames that a run folder keeps."""
-PER_CAMERA_CLIENTS = 50
-"""Cameras up to which `connections: auto` gives each one its own MQTT client."""
 PULSE_S = 10.0
 """Wall seconds between two notes of the process's own state."""
-
-
-class Observer(Protocol):
-    """Whoever watches a run; called from the event loop, so it must be quick."""
-
-    def stage(self, text: str, share: float | None = None) -> None:
-        """What is being done before and after the stream; `share` 0 to 1 where it is known."""
-
-    def begin(self, plans: Sequence[CameraPlan], clock: Clock, consumer: Consumer | None) -> None:
-        """The stream is about to start."""
-
-    def shot(self, shot: Shot) -> None: ...
-
-    def frame(self, record: FrameRecord) -> None: ...
-
-    def alarm(self, record: AlarmRecord) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to run a scenario, beside what the scenario says."""
 
-    broker: str = "auto"
-    """`auto`, `mosquitto`, `amqtt` (embedded), `memory`, or mqtt[s]://user@host:port."""
-    password: str | None = field(default=None, repr=False)
+    broker: BrokerKind | Literal["memory"] | BrokerAddress = "auto"
+    """`auto`, `mosquitto` and `amqtt` are private brokers of this run's own."""
     out: Path = Path("runs")
     run: str | None = None
     """Name on the broker's topics; both halves must use the same."""
@@ -102,7 +85,6 @@ class Options:
     shards: frozenset[int] | None = None
     topic: str | None = None
     """Foreign topics to watch, such as site/{camera}/image."""
-    broker_timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +128,9 @@ async def play(
         write_run = _RunFile(folder, loaded, engine, clock, plans, options)
         write_run(complete=False)
         run = options.run or folder.name
-        link, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
+        bare, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
         link = await stack.enter_async_context(
-            NetworkLink(link, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+            NetworkLink(bare, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
         )
         truths = _Truths()
         seats = {plan.id: Seat(plan) for plan in plans}
@@ -192,9 +174,9 @@ async def play(
         lead_s = 0.0 if clock.virtual else LEAD_S
         clock.begin(clock.wall_ns() + round(lead_s * 1e9))
         write_run(complete=False)
-        control = Control(run, digest(loaded), clock.start_ns, clock.speed)
+        control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
         await link.announce(control)
-        tell.begin(plans, clock, consumer)
+        tell.begin(plans, clock, consumer.snapshot)
         try:
             async with asyncio.TaskGroup() as group:
                 guards = [
@@ -226,7 +208,7 @@ async def play_cameras(
     """Only the fleet, into somebody's broker. Leaves the cameras' own log."""
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
-    _check_half(scenario, clock, options)
+    address = _half_address(scenario, options)
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
         folder = _new_folder(loaded, options, None)
@@ -239,10 +221,10 @@ async def play_cameras(
         write_run = _RunFile(folder, loaded, None, clock, plans, options)
         write_run(complete=False)
         run = options.run or scenario.name
-        tell.stage(f"broker {options.broker}")
-        link = await stack.enter_async_context(_mqtt_link(scenario, options, run, plans))
+        tell.stage(f"broker {address}")
+        mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
         link = await stack.enter_async_context(
-            NetworkLink(link, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+            NetworkLink(mqtt, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
         )
 
         def on_shot(shot: Shot) -> None:
@@ -264,7 +246,7 @@ async def play_cameras(
         )
         clock.begin(clock.wall_ns() + round(LEAD_S * 1e9))
         write_run(complete=False)
-        control = Control(run, digest(loaded), clock.start_ns, clock.speed)
+        control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
         await link.announce(control)
         tell.begin(plans, clock, None)
         async with asyncio.TaskGroup() as group:
@@ -286,7 +268,7 @@ async def play_consumer(
     """
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
-    _check_half(scenario, clock, options)
+    address = _half_address(scenario, options)
     engine = create(scenario.engine, clock, scenario.seed)
     tell = _Tell(observers)
     foreign = options.topic is not None
@@ -297,13 +279,13 @@ async def play_consumer(
         tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
         await stack.enter_async_context(engine)
         run = options.run or scenario.name
-        tell.stage(f"broker {options.broker}")
-        inlet = await stack.enter_async_context(_mqtt_inlet(options, run, clock))
-        cameras = () if foreign else expand(scenario)
+        tell.stage(f"broker {address}")
+        inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
+        cameras = () if foreign else _in_shards(expand(scenario), options.shards)
         truths: _SourceTruths | None = None
         plans: tuple[CameraPlan, ...] = ()
         if not foreign:
-            film = _film(loaded)
+            film = replace(_film(loaded), cameras=cameras)
             sources = await asyncio.to_thread(film.open)
             times = {name: Times.of(source) for name, source in sources.items()}
             phases = film.phases(times)
@@ -337,10 +319,11 @@ async def play_consumer(
             emit,
             truth_of=truths.of if truths is not None and engine.traits.needs_truth else None,
             foreign=foreign,
+            shards=options.shards,
             joined_late=clock.now() > 0 or earlier is not None,
             on_alarm_frame=keep,
         )
-        tell.begin(plans, clock, consumer)
+        tell.begin(plans, clock, consumer.snapshot)
         try:
             async with asyncio.TaskGroup() as group:
                 guards = [
@@ -389,11 +372,12 @@ def _check_virtual(scenario: Scenario, clock: Clock, options: Options) -> None:
         raise UsageError(f"camera {live[0]}: a live stream cannot run in virtual time")
 
 
-def _check_half(scenario: Scenario, clock: Clock, options: Options) -> None:
+def _half_address(scenario: Scenario, options: Options) -> BrokerAddress:
     if scenario.clock == "virtual":
         raise UsageError("two halves need the wall clock; use `run` for a virtual one")
-    if "://" not in options.broker:
+    if not isinstance(options.broker, BrokerAddress):
         raise UsageError("two halves meet on a broker: give --broker mqtt://host:1883")
+    return options.broker
 
 
 def _needs_pixels(scenario: Scenario, engine: Engine | None) -> bool:
@@ -476,47 +460,34 @@ async def _open_transport(
         return await stack.enter_async_context(hub.link()), await stack.enter_async_context(
             hub.inlet()
         )
-    if "://" not in options.broker:
-        broker = await stack.enter_async_context(embedded_broker(options.broker))
-        tell.stage(f"private broker: {broker.kind} on {broker.address}")
-        options = replace(options, broker=str(broker.address), password=broker.password)
+    address = options.broker
+    if not isinstance(address, BrokerAddress):
+        broker = await stack.enter_async_context(embedded_broker(address))
+        address = broker.address
+        tell.stage(f"private broker: {broker.kind} on {address}")
     else:
-        tell.stage(f"broker {_address(options)}")
+        tell.stage(f"broker {address}")
     # The consumer subscribes before the first frame is sent.
-    inlet = await stack.enter_async_context(_mqtt_inlet(options, run, clock))
-    link = await stack.enter_async_context(_mqtt_link(scenario, options, run, plans))
+    inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
+    link = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
     return link, inlet
 
 
-def _address(options: Options) -> BrokerAddress:
-    return BrokerAddress.parse(options.broker, options.password)
-
-
 def _mqtt_link(
-    scenario: Scenario, options: Options, run: str, plans: Sequence[CameraPlan]
+    address: BrokerAddress, scenario: Scenario, run: str, plans: Sequence[CameraPlan]
 ) -> MqttLink:
-    shared = len(plans) > PER_CAMERA_CLIENTS
-    connections = scenario.connections
-    if connections == "auto":
-        connections = "shared" if shared else "per_camera"
-    return MqttLink(
-        _address(options),
-        run,
-        [plan.id for plan in plans],
-        connections=connections,
-        first_timeout_s=options.broker_timeout_s,
-    )
+    cameras = [plan.id for plan in plans]
+    return MqttLink(address, run, cameras, connections=scenario.connections)
 
 
-def _mqtt_inlet(options: Options, run: str, clock: Clock) -> MqttInlet:
+def _mqtt_inlet(address: BrokerAddress, options: Options, run: str, clock: Clock) -> MqttInlet:
     return MqttInlet(
-        _address(options),
-        run,
-        clock.wall_ns,
-        shards=options.shards,
-        topic_template=options.topic,
-        first_timeout_s=options.broker_timeout_s,
+        address, run, clock.wall_ns, shards=options.shards, topic_template=options.topic
     )
+
+
+def _in_shards(cameras: tuple[Camera, ...], shards: frozenset[int] | None) -> tuple[Camera, ...]:
+    return tuple(c for c in cameras if shards is None or shard_of(c.id) in shards)
 
 
 async def _joined(
@@ -533,7 +504,7 @@ async def _joined(
     finally:
         for future in (waiting, stopping):
             future.cancel()
-    if control.digest != digest(loaded):
+    if control.digest != digest(loaded.scenario):
         raise UsageError(
             f"{loaded.file}: the cameras of run {control.run!r} play another scenario; start both "
             "halves with the same file, or give this pair a name of its own with --run"
@@ -608,9 +579,14 @@ class _Tell:
         for observer in self._observers:
             observer.stage(text, share)
 
-    def begin(self, plans: Sequence[CameraPlan], clock: Clock, consumer: Consumer | None) -> None:
+    def begin(
+        self,
+        plans: Sequence[CameraPlan],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot] | None,
+    ) -> None:
         for observer in self._observers:
-            observer.begin(plans, clock, consumer)
+            observer.begin(plans, clock, snapshot)
 
     def shot(self, shot: Shot) -> None:
         for observer in self._observers:
@@ -723,16 +699,16 @@ class _RunFile:
             "scenario": scenario.name,
             "scenario_file": loaded.file,
             "scenario_text": loaded.text,
-            "digest": digest(loaded),
+            "digest": digest(loaded.scenario),
             "seed": scenario.seed,
             "clock": scenario.clock,
             "duration_s": scenario.duration,
             "engine": None
             if engine is None
             else {"name": engine.traits.name, "model": engine.traits.model},
-            "broker": options.broker if "://" not in options.broker else str(_address(options)),
+            "broker": str(options.broker),
             "settings": {
-                part: resolved(loaded)[part] for part in ("sampling", "budget", "alarm", "engine")
+                part: resolved(scenario)[part] for part in ("sampling", "budget", "alarm", "engine")
             },
             "cameras": plans,
             "versions": _versions(),

@@ -1,0 +1,70 @@
+# One target per intention. Everything is installed into .venv; nothing outside this folder is
+# touched, except that `make test` installs Mosquitto where it may (root, apt).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format typecheck speed sweep clean mosquitto
+
+help:
+	@echo "make demo       install, play six cameras and more in real time, print the score"
+	@echo "make test       install what the tests need and run them all"
+	@echo "make install    install into $(VENV)"
+	@echo "make lint       ruff          make typecheck  mypy --strict"
+	@echo "make format     ruff format   make clean      remove $(VENV), runs and caches"
+	@echo "make speed      throughput, lateness and overhead, as ratios measured in one run"
+	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
+
+$(VENV)/.base: pyproject.toml
+	@echo "== installing earlyfire-stream into $(VENV) (about a minute) =="
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "== installing what the tests need =="
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.base
+	@echo "installed: $(BIN)/earlyfire"
+
+demo: $(VENV)/.base
+	@echo "== playing scenarios/demo.yaml: 90 seconds of eight cameras over a private MQTT broker =="
+	@$(BIN)/earlyfire run scenarios/demo.yaml
+
+test: $(VENV)/.dev mosquitto
+	@echo "== tests =="
+	@$(BIN)/python -m pytest
+
+mosquitto:
+	@if command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "== installing Mosquitto =="; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends mosquitto >/dev/null; \
+	else \
+		echo "LEFT OUT: the tests that need a real Mosquitto (not installed, and only root with apt"; \
+		echo "          can install it from here: apt-get install mosquitto, or brew install mosquitto)"; \
+	fi
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+typecheck: $(VENV)/.dev
+	@$(BIN)/mypy
+
+speed: $(VENV)/.dev
+	@$(BIN)/python -m tests.speed
+
+sweep: $(VENV)/.base
+	@$(BIN)/earlyfire bench scenarios/sweep.yaml --sampling fixed:5s,fixed:10s,fixed:30s,adaptive:5s,adaptive:10s,adaptive:30s
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

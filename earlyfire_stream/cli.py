@@ -1,0 +1,502 @@
+"""The `earlyfire` command: reads options, calls, prints. Decisions are made elsewhere.
+
+Exit codes: 0 done; 2 bad input or nothing to work with; 99 a threshold failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from earlyfire_stream import __version__, run
+from earlyfire_stream.clock import virtual_run
+from earlyfire_stream.errors import EarlyfireError, UsageError
+from earlyfire_stream.frames import SHARDS
+from earlyfire_stream.live.screen import Watching, watch
+from earlyfire_stream.report.summary import summary, summary_plain
+from earlyfire_stream.scenario import catalogue
+from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
+from earlyfire_stream.scenario.units import parse_seconds
+from earlyfire_stream.scoring import Score
+from earlyfire_stream.transport.address import BrokerAddress, read_password
+
+BAD_INPUT = 2
+THRESHOLD_FAILED = 99
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="earlyfire",
+    help=(
+        "How many seconds after the smoke appears will the alarm come? Replays wildfires as camera "
+        "streams over MQTT, watches them with a model, and scores how early the alarm came."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+scenarios = typer.Typer(help="Look at, check and write scenario files.", no_args_is_help=True)
+app.add_typer(scenarios, name="scenario")
+
+
+def main() -> None:
+    """Run the command; an EarlyfireError becomes one message and exit code 2."""
+    try:
+        app()
+    except EarlyfireError as why:
+        _fail(str(why))
+    except BaseExceptionGroup as group:
+        # Tasks of a run fail in groups; the first of our own errors is what went wrong.
+        ours, others = group.split(EarlyfireError)
+        if ours is None or others is not None:
+            raise
+        _fail(str(_first(ours)))
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BAD_INPUT)
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(f"earlyfire: {message}", markup=False, highlight=False, style="red")
+    sys.exit(BAD_INPUT)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    # Its broker logs every client's coming and going, and its transport reconnects by itself.
+    for noisy in ("amqtt", "transitions", "mqtt"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_seconds(text)
+    except ValueError as why:
+        raise typer.BadParameter(str(why)) from why
+
+
+ScenarioArg = Annotated[
+    str, typer.Argument(help="A scenario file, or the name of a shipped one (`scenario list`).")
+]
+EngineOpt = Annotated[
+    str | None, typer.Option("--engine", help="baseline, ollama, simulated; else the scenario's.")
+]
+ModelOpt = Annotated[str | None, typer.Option("--model", help="The engine's model.")]
+ProfileOpt = Annotated[
+    str | None, typer.Option("--profile", help="Profile of the simulated engine.")
+]
+UrlOpt = Annotated[str | None, typer.Option("--url", help="Where the engine's server is.")]
+SpeedOpt = Annotated[
+    float | None, typer.Option("--speed", help="Scenario seconds per wall second.")
+]
+DurationOpt = Annotated[
+    str | None, typer.Option("--duration", help="Scenario time to play, such as 90s or 10m.")
+]
+SeedOpt = Annotated[int | None, typer.Option("--seed", help="Another seed for all that is drawn.")]
+OutOpt = Annotated[Path, typer.Option("--out", help="Where run folders are made.")]
+RunOpt = Annotated[str | None, typer.Option("--run", help="The run's name on the broker's topics.")]
+PasswordOpt = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="File with the broker's password; else the environment."),
+]
+BROKER_HELP = "auto, mosquitto, amqtt (private), memory, or mqtt[s]://[user@]host[:port]."
+
+
+@app.command("run")
+def run_command(
+    scenario: ScenarioArg,
+    engine: EngineOpt = None,
+    model: ModelOpt = None,
+    profile: ProfileOpt = None,
+    url: UrlOpt = None,
+    speed: SpeedOpt = None,
+    clock: Annotated[str | None, typer.Option(help="wall or virtual.")] = None,
+    duration: DurationOpt = None,
+    seed: SeedOpt = None,
+    broker: Annotated[str, typer.Option(help=BROKER_HELP)] = "auto",
+    password_file: PasswordOpt = None,
+    out: OutOpt = Path("runs"),
+    run_name: RunOpt = None,
+    fail_under: Annotated[
+        str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
+    ] = None,
+) -> None:
+    """Play a scenario: cameras, broker, watcher, score."""
+    threshold = _threshold(fail_under)
+    loaded = _loaded(
+        scenario,
+        engine=engine,
+        model=model,
+        profile=profile,
+        url=url,
+        speed=speed,
+        clock=clock,
+        duration=_seconds(duration),
+        seed=seed,
+    )
+    options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
+    outcome = _play(run.play, loaded, options)
+    _finish(outcome, threshold)
+
+
+@app.command()
+def cameras(
+    scenario: ScenarioArg,
+    broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port]")],
+    speed: SpeedOpt = None,
+    duration: DurationOpt = None,
+    seed: SeedOpt = None,
+    password_file: PasswordOpt = None,
+    out: OutOpt = Path("runs"),
+    run_name: RunOpt = None,
+) -> None:
+    """Play only the cameras, into your broker. Leaves the cameras' own log."""
+    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
+    options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
+    outcome = _play(run.play_cameras, loaded, options)
+    _finish(outcome, None)
+
+
+@app.command()
+def consume(
+    scenario: ScenarioArg,
+    broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port]")],
+    engine: EngineOpt = None,
+    model: ModelOpt = None,
+    profile: ProfileOpt = None,
+    url: UrlOpt = None,
+    duration: DurationOpt = None,
+    seed: SeedOpt = None,
+    password_file: PasswordOpt = None,
+    out: OutOpt = Path("runs"),
+    run_name: RunOpt = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run folder after the watcher was killed.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="k/n: this watcher takes the shards s with s mod n = k.")
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Watch other people's cameras: site/{camera}/image.")
+    ] = None,
+) -> None:
+    """Only watch what cameras send to your broker."""
+    loaded = _loaded(
+        scenario,
+        engine=engine,
+        model=model,
+        profile=profile,
+        url=url,
+        duration=_seconds(duration),
+        seed=seed,
+    )
+    options = run.Options(
+        broker=_broker(broker, password_file),
+        out=out,
+        run=run_name,
+        folder=resume,
+        shards=_shards(shard),
+        topic=topic,
+    )
+    outcome = _play(run.play_consumer, loaded, options)
+    _finish(outcome, None)
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    cameras_folder: Annotated[
+        Path | None,
+        typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print score.json.")] = False,
+    fail_under: Annotated[
+        str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
+    ] = None,
+) -> None:
+    """Score a run folder again, offline; a killed run too."""
+    threshold = _threshold(fail_under)
+    result = run.rescore(folder, cameras_folder)
+    if as_json:
+        typer.echo(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+    else:
+        _print_score(result)
+        typer.echo(f"\nwritten: {folder / 'score.json'}")
+    _judge(result, threshold)
+
+
+@app.command()
+def doctor(
+    engine: EngineOpt = None,
+    model: ModelOpt = None,
+    url: UrlOpt = None,
+    broker: Annotated[str, typer.Option(help=BROKER_HELP)] = "auto",
+    password_file: PasswordOpt = None,
+) -> None:
+    """Say what is there, what is missing, and the command that mends it."""
+    from earlyfire_stream.doctor import examine
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("", "what", "found", "remedy"):
+        table.add_column(title, overflow="fold")
+    checks = asyncio.run(
+        examine(engine=engine, model=model, url=url, broker=_broker(broker, password_file))
+    )
+    for check in checks:
+        mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
+        table.add_row(mark, check.what, check.found, check.remedy)
+    console.print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(BAD_INPUT)
+
+
+# --- scenario … ----------------------------------------------------------------------------------
+
+
+@scenarios.command("validate")
+def scenario_validate(
+    files: Annotated[list[str], typer.Argument(metavar="SCENARIO…", help="Files or names.")],
+) -> None:
+    """Check scenario files and tell every problem of each."""
+    bad = False
+    for name in files:
+        try:
+            loaded = load(catalogue.find(name))
+        except UsageError as why:
+            bad = True
+            Console(stderr=True).print(str(why), markup=False, highlight=False, style="red")
+            continue
+        cameras = sum(camera.count for camera in loaded.scenario.cameras)
+        typer.echo(f"{loaded.file}: valid, {cameras} camera{'s' if cameras != 1 else ''}")
+    if bad:
+        raise typer.Exit(BAD_INPUT)
+
+
+@scenarios.command("list")
+def scenario_list() -> None:
+    """The scenarios that are shipped."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "cameras", "fires", "lasts", "what"):
+        table.add_column(title)
+    for entry in catalogue.listed():
+        lasts = "" if entry.duration_s is None else f"{entry.duration_s:g} s"
+        table.add_row(entry.name, str(entry.cameras), str(entry.fires), lasts, entry.description)
+    Console().print(table)
+
+
+@scenarios.command("show")
+def scenario_show(scenario: ScenarioArg) -> None:
+    """A scenario as it will be played: every camera and every default."""
+    from earlyfire_stream.scenario.fleet import expand
+    from earlyfire_stream.scenario.load import resolved
+
+    loaded = load(catalogue.find(scenario))
+    whole = resolved(loaded.scenario)
+    whole["cameras"] = [camera.model_dump(mode="json") for camera in expand(loaded.scenario)]
+    typer.echo(orjson.dumps(whole, option=orjson.OPT_INDENT_2))
+
+
+@scenarios.command("schema")
+def scenario_schema() -> None:
+    """The JSON Schema of scenario files, for editors."""
+    typer.echo(orjson.dumps(schema(), option=orjson.OPT_INDENT_2))
+
+
+@scenarios.command("init")
+def scenario_init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")],
+    template: Annotated[
+        str, typer.Option(help=f"One of {', '.join(catalogue.TEMPLATES)}.")
+    ] = "small",
+    force: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented scenario to start from."""
+    typer.echo(f"written: {catalogue.init(path, template, force=force)}")
+    typer.echo(f"next:    earlyfire scenario validate {path}")
+
+
+@scenarios.command("preview")
+def scenario_preview(
+    scenario: ScenarioArg,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path(
+        "preview.png"
+    ),
+) -> None:
+    """Draw a contact sheet of every camera over time, with the truth in it."""
+    from earlyfire_stream.scenario.fleet import expand
+    from earlyfire_stream.sources.preview import contact_sheet
+
+    loaded = load(catalogue.find(scenario))
+    with Console(stderr=True).status("drawing …") as status:
+        sheet = contact_sheet(
+            expand(loaded.scenario),
+            loaded.base,
+            loaded.scenario.seed,
+            loaded.scenario.duration,
+            progress=lambda done, total: status.update(f"drawing … {done} of {total} pictures"),
+        )
+    try:
+        output.write_bytes(sheet)
+    except OSError as why:
+        raise UsageError(f"{output}: cannot be written: {why.strerror}") from why
+    typer.echo(f"written: {output}")
+
+
+@scenarios.command("realism")
+def scenario_realism(
+    real: Annotated[Path, typer.Option("--real", help="Folder of real camera sequences.")],
+) -> None:
+    """Measure synthetic frames against real ones: noise, gradients, change, plume contrast."""
+    from earlyfire_stream.sources.realism import compare, table
+
+    with Console(stderr=True).status("measuring …"):
+        comparison = compare(real)
+    Console().print(table(comparison))
+
+
+# --- between the options and the run -------------------------------------------------------------
+
+
+def _loaded(name: str, **overrides: Any) -> Loaded:
+    loaded = load(catalogue.find(name))
+    return dataclasses.replace(loaded, scenario=with_overrides(loaded.scenario, **overrides))
+
+
+def _broker(text: str, password_file: Path | None) -> Any:
+    if text in ("auto", "mosquitto", "amqtt", "memory"):
+        return text
+    return BrokerAddress.parse(text, read_password(password_file, os.environ))
+
+
+def _shards(text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    try:
+        k, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise UsageError(f"--shard {text!r}: write k/n, such as 0/2 and 1/2") from None
+    if not 1 <= n <= SHARDS or not 0 <= k < n:
+        raise UsageError(f"--shard {text}: n is 1 to {SHARDS}, k is 0 to n-1")
+    return frozenset(s for s in range(SHARDS) if s % n == k)
+
+
+def _threshold(text: str | None) -> float | None:
+    if text is None:
+        return None
+    name, _, value = text.partition("=")
+    try:
+        if name != "efs":
+            raise ValueError
+        return float(value)
+    except ValueError:
+        raise UsageError(f"--fail-under {text!r}: write efs=60") from None
+
+
+Play = Callable[[Loaded, run.Options, list[Watching], asyncio.Event], Awaitable[run.Outcome]]
+
+
+def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
+    console = Console()
+    scenario = loaded.scenario
+    title = f"earlyfire · {scenario.name} · {scenario.engine.name}"
+    if not console.is_terminal:
+        console.print(title, markup=False, highlight=False)
+    with watch(console, title) as watching:
+
+        async def go() -> run.Outcome:
+            stop = asyncio.Event()
+            with _stop_on_signals(stop):
+                return await play(loaded, options, [watching], stop)
+
+        if scenario.clock == "virtual":
+            return virtual_run(go())
+        return asyncio.run(go())
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run cleanly; a second one at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def ask() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, ask)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _finish(outcome: run.Outcome, threshold: float | None) -> None:
+    if outcome.score is not None:
+        _print_score(outcome.score)
+    for warning in outcome.warnings:
+        Console(stderr=True).print(f"warning: {warning}", markup=False, style="yellow")
+    typer.echo("")
+    for path in sorted(outcome.folder.iterdir()):
+        typer.echo(f"written: {path}{'/' if path.is_dir() else ''}")
+    if outcome.interrupted:
+        typer.echo("interrupted: the score is of the part that was played", err=True)
+        raise typer.Exit(INTERRUPTED)
+    _judge(outcome.score, threshold)
+
+
+def _print_score(result: Score) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(summary(result))
+    else:
+        typer.echo(summary_plain(result))
+
+
+def _judge(result: Score | None, threshold: float | None) -> None:
+    if threshold is None:
+        return
+    reached = None if result is None else result.early_fire_score
+    if reached is None or reached < threshold:
+        typer.echo(f"below the threshold: efs {reached} < {threshold:g}", err=True)
+        raise typer.Exit(THRESHOLD_FAILED)

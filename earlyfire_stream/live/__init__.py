@@ -1,0 +1,1 @@
+"""Watching a run while it goes on: the terminal's screen, or plain lines where there is none."""

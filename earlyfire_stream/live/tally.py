@@ -1,0 +1,126 @@
+"""What an observer keeps of a run: counts and the latest of each camera. Bounded by the fleet."""
+
+from __future__ import annotations
+
+__all__ = ["CameraTally", "Tally"]
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.records import AlarmRecord, CameraPlan, FrameRecord, Shot, Snapshot
+from earlyfire_stream.verdict import Fate, Reason, Verdict
+
+RATE_WINDOW = 20
+"""Looks from which a rate is told."""
+
+
+@dataclass(slots=True)
+class CameraTally:
+    """One camera. Instants in scenario seconds, latency in wall seconds."""
+
+    plan: CameraPlan
+    scheduled: int = 0
+    off: bool = False
+    """Its last frame was not sent."""
+    why_off: Reason = Reason.NONE
+    verdict: Verdict | None = None
+    verdict_at: float | None = None
+    trouble: str = ""
+    """Why the last request brought no verdict."""
+    latency_s: float | None = None
+    looks: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
+    shots: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
+    alarmed_at: float | None = None
+    """Capture of the frame that completed the last emitted alarm."""
+    first_alarms: dict[str, float] = field(default_factory=dict)
+    """Fire -> capture of the frame that completed its first alarm."""
+    false_alarms: int = 0
+
+    def fire_at(self, at: float) -> tuple[str, float] | None:
+        """(fire, seconds since its onset) of the fire that burns at that instant."""
+        for fire in self.plan.fires:
+            if fire.onset <= at and (fire.end is None or at < fire.end):
+                return fire.id, at - fire.onset
+        return None
+
+
+class Tally:
+    """Counts a run as it goes; an observer that shows nothing."""
+
+    def __init__(self) -> None:
+        self.clock: Clock | None = None
+        self.snapshot: Callable[[], Snapshot] | None = None
+        self.cameras: dict[str, CameraTally] = {}
+        self.fates: Counter[Fate] = Counter()
+        self.scheduled = 0
+        self.alarms = 0
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        """Nothing to count."""
+
+    def begin(
+        self,
+        plans: Sequence[CameraPlan],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot] | None,
+    ) -> None:
+        self.clock = clock
+        self.snapshot = snapshot
+        self.cameras = {plan.id: CameraTally(plan) for plan in plans}
+
+    def camera(self, name: str) -> CameraTally:
+        if name not in self.cameras:
+            self.cameras[name] = CameraTally(CameraPlan(name, truth=False))
+        return self.cameras[name]
+
+    def shot(self, shot: Shot) -> None:
+        camera = self.camera(shot.camera)
+        self.scheduled += 1
+        camera.scheduled += 1
+        camera.off = shot.unsent is not Reason.NONE
+        camera.why_off = shot.unsent
+        if camera.off:
+            self.fates[Fate.UNSENT] += 1
+        else:
+            camera.shots.append(shot.captured_at)
+
+    def frame(self, record: FrameRecord) -> None:
+        camera = self.camera(record.camera)
+        self.fates[record.fate] += 1
+        answer = record.answer
+        if answer is None:
+            return
+        camera.looks.append(record.captured_at)
+        if answer.verdict is None:
+            camera.trouble = f"{record.fate}: {record.reason}"
+            return
+        camera.trouble = ""
+        camera.verdict = answer.verdict
+        camera.verdict_at = record.captured_at
+        camera.latency_s = (answer.answered_ns - record.captured_ns) / 1e9
+
+    def alarm(self, record: AlarmRecord) -> None:
+        if not record.emitted:
+            return
+        self.alarms += 1
+        camera = self.camera(record.alarm.camera)
+        camera.alarmed_at = record.alarm.completed_at
+        burning = camera.fire_at(record.alarm.completed_at)
+        if burning is not None:
+            camera.first_alarms.setdefault(burning[0], record.alarm.completed_at)
+        elif camera.plan.truth:
+            camera.false_alarms += 1
+
+    @property
+    def pending(self) -> int:
+        """Scheduled frames whose fate is still open."""
+        return self.scheduled - sum(self.fates.values())
+
+
+def rate(instants: deque[float]) -> float | None:
+    """Events a second over the latest instants; None before there are two."""
+    if len(instants) < 2 or instants[-1] <= instants[0]:
+        return None
+    return (len(instants) - 1) / (instants[-1] - instants[0])
