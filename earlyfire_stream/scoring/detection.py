@@ -492,14 +492,15 @@ def clear_time(footage: Footage) -> Iterator[tuple[float, float]]:
     is taken out: before the onset, after the end and negative cameras remain, which is where an
     alarm is false. 40 frames at 60 s, then the onset → 2400 s.
     """
-    fires = ((f.onset, math.inf if f.end is None else f.end) for f in footage.plan.fires)
+    fires = _merged((f.onset, math.inf if f.end is None else f.end) for f in footage.plan.fires)
     blocked = _merged((*fires, *footage.plan.outages))
     for frame, seconds_at_most in _stands_for(footage):
-        if not frame.smoke:
-            at = frame.shot.captured_at
-            seconds = _clear_of(at, at + seconds_at_most, blocked)
-            if seconds > 0:
-                yield at, seconds
+        at = frame.shot.captured_at
+        if frame.smoke and not _within(at, fires):
+            continue  # labelled smoke that no fire of the plan explains: nobody knows how long
+        seconds = _clear_of(at, at + seconds_at_most, blocked)
+        if seconds > 0:
+            yield at, seconds
 
 
 def watched_hours(footages: Iterable[Footage]) -> float:
