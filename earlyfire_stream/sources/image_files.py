@@ -99,9 +99,8 @@ def _hint(entries: list[Path]) -> str:
 def read_image(path: Path) -> StoredImage:
     """One image file with its header checked; a comment of ours is taken out."""
     try:
-        with path.open("rb") as file:
-            _check_file(path, file.fileno())
-            data = file.read(_MAX_FILE_BYTES)
+        _check_file(path)  # first: opening a named pipe would wait for ever
+        data = path.read_bytes()
     except OSError as why:
         raise SourceError(f"{path}: cannot be read: {why.strerror}") from why
     if not data:
@@ -120,7 +119,7 @@ def read_size(path: Path) -> tuple[int, int]:
     return read_image(path).size
 
 
-def _check_file(path: Path, descriptor: int) -> None:
+def _check_file(path: Path) -> None:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(f"{path}: is no regular file")
@@ -140,7 +139,11 @@ def _header(path: Path, data: bytes) -> tuple[tuple[int, int], bool, bool]:
             with Pillow.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 kind = image.format
-                turned = image.getexif().get(_ORIENTATION, 1)
+                if width * height > _LIMITS.max_pixels:
+                    raise SourceError(f"{path}: {width}x{height}, {_TOO_MANY}; save it smaller")
+                # Where there is none in the header, asking a PNG for it would decode the image.
+                exif = image.getexif() if "exif" in image.info else {}
+                turned = exif.get(_ORIENTATION, 1)
     except UnidentifiedImageError as why:
         raise SourceError(
             f"{path}: is no image in spite of its name; delete it or convert it to JPEG"
@@ -150,8 +153,6 @@ def _header(path: Path, data: bytes) -> tuple[tuple[int, int], bool, bool]:
     except (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError) as why:
         # Pillow's readers raise all of these on damaged headers.
         raise SourceError(f"{path}: its header is damaged ({why}); copy it again") from why
-    if width * height > _LIMITS.max_pixels:
-        raise SourceError(f"{path}: {width}x{height}, {_TOO_MANY}; save it smaller")
     if turned in (5, 6, 7, 8):
         width, height = height, width
     return (width, height), turned not in (0, 1), kind in ("JPEG", "MPO")
