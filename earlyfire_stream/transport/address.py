@@ -23,11 +23,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from earlyfire_stream.errors import TransportError, UsageError
 
 PASSWORD_VARIABLE = "EARLYFIRE_MQTT_PASSWORD"
-_FORM = "mqtt[s]://[user@]host[:port][?ca=FILE&cert=FILE&key=FILE&insecure=yes]"
+_FORM = "mqtt[s]://[user@]host[:port][?ca=FILE&cert=FILE&key=FILE&insecure=yes&version=5]"
 _PASSWORD_REMEDY = f"give it in the environment as {PASSWORD_VARIABLE} or with --password-file"
 
 Level = Literal[4, 5]
 """Protocol level on the wire: 4 is MQTT 3.1.1, 5 is MQTT 5."""
+_VERSIONS: dict[str, Level] = {"5": 5, "3.1.1": 4}
+_NAMES = {level: name for name, level in _VERSIONS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class BrokerAddress:
     key: str | None = None
     insecure: bool = False
     """Accept any certificate: encrypted, but nobody knows with whom."""
+    level: Level | None = None
+    """`version=` of the address; None: find out."""
 
     @classmethod
     def parse(cls, text: str, password: str | None = None) -> BrokerAddress:
@@ -82,8 +86,11 @@ class BrokerAddress:
             raise UsageError(f"a password without a user; write mqtt://USER@{url.hostname}")
         tls = url.scheme == "mqtts"
         options = _options(url.query, shown)
+        version = options.pop("version", None)
+        if version not in (None, *_VERSIONS):
+            raise UsageError(f"broker {shown!r}: version is 5 or 3.1.1, not {version!r}")
         if options and not tls:
-            raise UsageError(f"broker {shown!r}: {', '.join(options)} need mqtts://")
+            raise UsageError(f"broker {shown!r}: {', '.join(options)} only with mqtts://")
         if ("cert" in options) != ("key" in options):
             raise UsageError(f"broker {shown!r}: cert and key belong together")
         insecure = options.get("insecure", "no")
@@ -98,6 +105,7 @@ class BrokerAddress:
             cert=options.get("cert"),
             key=options.get("key"),
             insecure=insecure == "yes",
+            level=None if version is None else _VERSIONS[version],
         )
 
     def __str__(self) -> str:
@@ -108,6 +116,7 @@ class BrokerAddress:
             for name, value in (("ca", self.ca), ("cert", self.cert), ("key", self.key))
             if value is not None
         ] + ["insecure=yes"] * self.insecure
+        options += [f"version={name}" for name, level in _VERSIONS.items() if level == self.level]
         query = "?" + "&".join(options) if options else ""
         return f"mqtt{'s' * self.tls}://{user}{host}:{self.port}{query}"
 
@@ -140,7 +149,7 @@ class BrokerAddress:
 def _options(query: str, shown: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("ca", "cert", "key", "insecure"):
+        if name not in ("ca", "cert", "key", "insecure", "version"):
             raise UsageError(f"broker {shown!r}: unknown option {name!r}; write {_FORM}")
         if name in options:
             raise UsageError(f"broker {shown!r}: {name} is given twice")
@@ -173,7 +182,10 @@ authorised, bad authentication method."""
 _WRONG_VERSION = frozenset({1, 0x84})
 _TRY_LATER = frozenset({3, 0x88, 0x89})
 
-_RETRY_S = 0.2
+_RETRY_S, _RETRY_LIMIT_S = 0.02, 0.5
+_SILENCE_S = 1.0
+"""A broker that does not know MQTT 5 may wait for the rest of what it takes for a longer packet
+(amqtt does). One that is merely slow is spoken to in MQTT 3.1.1, which does no harm."""
 
 
 class _NotYet(Exception):
@@ -191,15 +203,18 @@ async def mqtt_version(address: BrokerAddress, timeout_s: float = 5.0) -> Level:
     within about that time, names the address and the remedy.
     """
     context = address.tls_context()
-    trouble = f"no answer within {timeout_s:g} s"
+    delay_s = _RETRY_S
+    trouble = silence = f"no answer within {timeout_s:g} s"
     try:
         async with asyncio.timeout(timeout_s):
             while True:
+                trouble = silence
                 try:
                     return await _newest(address, context)
                 except _NotYet as why:
                     trouble = str(why)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _RETRY_LIMIT_S)
     except TimeoutError:
         raise TransportError(
             f"cannot reach the broker {address}: {trouble}; is it running there, and is the port "
@@ -208,7 +223,7 @@ async def mqtt_version(address: BrokerAddress, timeout_s: float = 5.0) -> Level:
 
 
 async def _newest(address: BrokerAddress, context: ssl.SSLContext | None) -> Level:
-    levels: tuple[Level, Level] = (5, 4)
+    levels: tuple[Level, ...] = (5, 4) if address.level is None else (address.level,)
     for level in levels:
         try:
             await _shake_hands(address, context, level)
@@ -217,7 +232,8 @@ async def _newest(address: BrokerAddress, context: ssl.SSLContext | None) -> Lev
         return level
     wrong_scheme = "try mqtt://" if address.tls else "if the port wants TLS, write mqtts://"
     raise TransportError(
-        f"{address} answers neither MQTT 5 nor MQTT 3.1.1; is this an MQTT port? ({wrong_scheme})"
+        f"{address} does not answer in MQTT {' or '.join(_NAMES[level] for level in levels)}; is "
+        f"this an MQTT port? ({wrong_scheme})"
     )
 
 
@@ -228,7 +244,12 @@ async def _shake_hands(
     try:
         writer.write(_connect_packet(address.login, level))
         await writer.drain()
-        code = await _read_connack(reader)
+        patience_s = _SILENCE_S if level == 5 and address.level is None else None
+        try:
+            async with asyncio.timeout(patience_s):
+                code = await _read_connack(reader)
+        except TimeoutError as why:
+            raise _OtherVersion from why
         if code == 0:
             writer.write(b"\xe0\x00")  # DISCONNECT
             await writer.drain()

@@ -74,7 +74,10 @@ class EmbeddedBroker:
     def __init__(self, kind: Literal["mosquitto", "amqtt"], program: str | None, folder: Path):
         self.kind = kind
         self.address = BrokerAddress(
-            "127.0.0.1", _free_port(), Login("earlyfire", secrets.token_urlsafe(24))
+            "127.0.0.1",
+            _free_port(),
+            Login("earlyfire", secrets.token_urlsafe(24)),
+            level=5 if kind == "mosquitto" else 4,
         )
         self._program = program
         self._folder = folder

@@ -54,6 +54,9 @@ from earlyfire_stream.transport.base import (
 from earlyfire_stream.verdict import Reason
 
 log = logging.getLogger(__name__)
+_client_log = log.getChild("client")
+# paho calls every lost connection an error; here it is what sessions are for, and they say so.
+_client_log.setLevel(logging.CRITICAL)
 
 ONLINE, OFFLINE = b"online", b"offline"
 PER_CAMERA_LIMIT = 50
@@ -201,7 +204,7 @@ class _Session:
             "queue_type": queue,
             "tls_context": context,
             "tls_insecure": address.insecure if context else None,
-            "logger": log.getChild("client"),
+            "logger": _client_log,
             "socket_options": _socket_options(timing),
         }
         if level == 5 and packet_bytes is not None:
