@@ -223,8 +223,9 @@ class NetworkLink:
     async def _drained(self) -> None:
         """Wait for the frames under way; held ones need not wait for a successor any more."""
         for lane in self._lanes.values():
+            newest = max((frame.order for frame in lane.heap if not frame.held), default=-1)
             for frame in lane.heap:
-                if frame.held:
+                if frame.held and frame.order > newest:
                     frame.held = False
                     frame.due_ns -= round(self._hold_s * 1e9)
             heapq.heapify(lane.heap)
