@@ -346,9 +346,9 @@ class _Ground:
         patch = 0.55 * self._read(x, z, 900, 10) + 0.5 * self._read(x, z, 240, 11)
         patch += 0.35 * self._read(x, z, 70, 12)
         crest = self.crest(x, z)
-        brush = np.float32(1.05 - 0.45 * look.dryness) + 0.25 * patch - np.float32(0.12) * crest
+        brush = np.float32(1.08 - 0.42 * look.dryness) + 0.25 * patch - np.float32(0.12) * crest
         grove = 0.8 * self._read(x, z, 650, 13) + 0.45 * self._read(x, z, 130, 14) - 0.5 * crest
-        wood = np.clip((grove - np.float32(2.3 - 1.9 * look.trees)) * 1.2, 0, 1)
+        wood = np.clip((grove - np.float32(2.0 - 1.9 * look.trees)) * 1.2, 0, 1)
         return np.clip(brush, 0.05, 1).astype(np.float32), wood.astype(np.float32)
 
     def road(self, x: Field, z: Field, footprint_m: Field, slot: int) -> Field:
@@ -385,11 +385,11 @@ def _first_hits(
 
 _BRUSH: Final = np.array((0.037, 0.036, 0.025), np.float32)
 _BRUSH_DRY: Final = np.array((0.066, 0.054, 0.040), np.float32)
-_TREE: Final = np.array((0.030, 0.038, 0.026), np.float32)
-_GRASS: Final = np.array((0.34, 0.28, 0.165), np.float32)
-_SOIL: Final = np.array((0.255, 0.185, 0.125), np.float32)
+_TREE: Final = np.array((0.021, 0.026, 0.019), np.float32)
+_GRASS: Final = np.array((0.42, 0.345, 0.21), np.float32)
+_SOIL: Final = np.array((0.30, 0.22, 0.15), np.float32)
 _GRASS_GREEN: Final = np.array((0.135, 0.13, 0.078), np.float32)
-_ROCK: Final = np.array((0.36, 0.31, 0.25), np.float32)
+_ROCK: Final = np.array((0.50, 0.43, 0.34), np.float32)
 
 
 def _paint_land(
@@ -458,7 +458,7 @@ def _paint_land(
     albedo = albedo * (0.72 + 0.16 * bump[..., None])
     dusty = np.clip(dry * 0.8 + 0.22 * ground._read(x, z, 520, 21), 0, 1)[..., None]
     green = _BRUSH * (1 - dusty) + _BRUSH_DRY * dusty
-    mottle = np.clip(1 + 0.42 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
+    mottle = np.clip(1 + 0.28 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
     albedo += (green * mottle[..., None] - albedo) * brush_here[..., None]
     leaf = _TREE * np.clip(0.7 + 0.7 * shade + 0.2 * bump, 0.3, 2)[..., None]
     albedo += (leaf - albedo) * tree_here[..., None]
@@ -474,12 +474,17 @@ def _paint_land(
         track = ground.road(x, z, pixel_m * 1.1, slot)[..., None]
         albedo += (_SOIL * 1.35 - albedo) * track
 
+    # Plants throw shadows on the ground beside them, away from the sun.
+    plants = np.maximum(brush_here, tree_here)
+    cast = np.roll(np.roll(plants, shift * max(1, round(width / 800)), axis=1), 1, axis=0)
+    shadow = 1 - 0.6 * np.clip(cast - plants, 0, 1)
+
     # Crowns shade their far side; gaps between plants are dark.
     sunlit = np.clip(1 + 0.14 * relief, 0.1, 2.0)
     gap = np.clip(1 + 0.2 * bump, 0.35, 1.6) * np.clip(1 + 0.22 * crest, 0.5, 1.3)
     facing = facing * np.clip(1 + 0.18 * crest, 0.6, 1.3)
     sun, ambient = _lights(look)
-    lit = facing[..., None] * sunlit[..., None] * sun + ambient * gap[..., None]
+    lit = (facing * sunlit * shadow)[..., None] * sun + ambient * gap[..., None]
     return np.asarray(albedo * lit, np.float32)
 
 
@@ -657,7 +662,7 @@ class _Canvas:
             tint = np.array((0.95, 0.85, 1.5), np.float32)
         shown = to_display(soft * tint)
         halo = cv2.GaussianBlur(shown, (0, 0), 1.3)
-        shown += np.float32(0.85) * (shown - halo)
+        shown += np.float32(0.8) * (shown - halo)
         open_view = np.full((height, width), 255, np.uint8)
         if look.housing:
             radius = width * (0.535 + 0.05 * ((look.seed * 0.618) % 1))

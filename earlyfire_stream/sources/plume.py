@@ -313,8 +313,7 @@ class Smoke:
             here = np.abs(length - level) < 1
             if not here.any():
                 continue
-            rows, columns = _span(here.any(axis=1)), _span(here.any(axis=0))
-            part = np.s_[rows, columns]
+            part = np.s_[_span(here.max(axis=1)), _span(here.max(axis=0))]
             weight = np.clip(1 - np.abs(length[part] - level), 0, 1)
             texels = np.float32(110.0 / 2.0**level)
             life_s = 5.0 * 2.0**level / (1.0 + self.speed)

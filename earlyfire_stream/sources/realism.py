@@ -68,7 +68,8 @@ class Shot:
             small = np.asarray(
                 cv2.resize(image, (WIDTH_PX, height), interpolation=method), np.uint8
             )
-        spread = small[::16, ::16].max(axis=2).astype(int) - small[::16, ::16].min(axis=2)
+        patches = cv2.resize(small, (40, 30), interpolation=cv2.INTER_AREA).astype(int)
+        spread = patches.max(axis=2) - patches.min(axis=2)
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
         return cls(at_s, grey, tuple(boxes), bool(np.median(spread) < 3))
 

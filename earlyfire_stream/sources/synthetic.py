@@ -128,7 +128,10 @@ class SyntheticScene:
             for left in range(0, self.width, block):
                 y, x = rng.integers(0, TILE_PX - block, 2)
                 tall, wide = min(block, self.height - top), min(block, self.width - left)
-                noise[top : top + tall, left : left + wide] = tile[y : y + tall, x : x + wide]
+                part = tile[y : y + tall, x : x + wide]
+                if self._land.look.mono:
+                    part = part[..., 1:2]
+                noise[top : top + tall, left : left + wide] = part
         flat = noise.reshape(self.height, self.width * 3)
         scaled = cv2.multiply(flat, self._land.grain_sixteenths, scale=1 / 256, dtype=cv2.CV_16S)
         return np.asarray(scaled, np.int16).reshape(self.height, self.width, 3)
@@ -179,7 +182,8 @@ class _Clouds:
         height, width = land.distance_m.shape
         rng = generator(seed, 41)
         self.offset = rng.uniform(0, TILE_PX, 4).astype(np.float32)
-        sky = np.asarray(np.isinf(land.distance_m), np.bool_)
+        sky: NDArray[np.bool_] = np.full((height, width), False)
+        np.isinf(land.distance_m, out=sky)
         self.sky_rows = height - int(np.argmax(sky.any(axis=1)[::-1])) if sky.any() else 0
         columns = np.arange(0, width, self.STEP)
         azimuth = ((columns + 0.5 - width / 2) / land.focal_px).astype(np.float32)
