@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlyfire_stream import contract
@@ -28,6 +28,8 @@ ABS, REL, UNIT = CoordSpace.RESIZED_ABS, CoordSpace.REL1000, CoordSpace.UNIT
 STRETCH, LETTERBOX = ResizeMode.STRETCH, ResizeMode.LETTERBOX
 FRAME = (1280, 720)
 SENT = (1288, 728)
+unhurried = settings(deadline=None)
+"""On a busy machine any example may take a while."""
 
 
 def read(
@@ -257,6 +259,7 @@ def test_a_box_in_the_black_padding_is_a_box_error() -> None:
 sizes = st.tuples(st.integers(28, 4096), st.integers(28, 4096))
 
 
+@unhurried
 @given(st.tuples(*[st.floats(0, 1)] * 4), sizes, sizes, st.sampled_from(list(ResizeMode)))
 def test_boxes_go_there_and_back_within_a_pixel(
     four: tuple[float, float, float, float],
@@ -315,6 +318,7 @@ words = st.sampled_from(
 )  # fmt: skip
 
 
+@unhurried
 @given(
     st.one_of(st.text(), st.lists(words, max_size=30).map("".join)),
     st.sampled_from(["stop", "length", "cut", ""]),
@@ -333,6 +337,7 @@ def test_no_text_makes_the_reader_raise_or_return_what_is_not_finite(
     assert parsed.box_error.isascii()
 
 
+@unhurried
 @given(st.lists(words, max_size=12).map("".join), st.integers(0, 200))
 def test_what_a_stream_settled_is_what_the_whole_reply_says(text: str, at: int) -> None:
     early = settled(text[:at])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit, smart_resize, visual_tokens
 
 PX = 28 * 28
+unhurried = settings(deadline=None)
+"""On a busy machine any example may take a while."""
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,7 @@ def test_fit_falls_below_a_range_that_holds_no_grid() -> None:
     assert (width, height) == (448, 448)
 
 
+@unhurried
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(4, 1500), st.integers(0, 1500))
 def test_a_fitted_size_is_left_alone_by_every_later_resize(
     width: int, height: int, low: int, more: int
@@ -154,6 +157,7 @@ def test_an_impossible_rate_is_refused(rate: float) -> None:
         TokenBudget(rate=1, burst_s=1).set_rate(rate, 0)
 
 
+@unhurried
 @given(
     st.lists(st.tuples(st.floats(0, 2), st.integers(4, 1280)), min_size=1, max_size=60),
     st.floats(10, 5000),
