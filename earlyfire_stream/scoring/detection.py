@@ -29,7 +29,7 @@ from itertools import islice, pairwise, takewhile
 from earlyfire_stream.alarms import AlarmPolicyState, Candidate, observe
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan
 from earlyfire_stream.scenario.models import AlarmPolicy
-from earlyfire_stream.scoring.footage import Footage, FrameOutcome, burns
+from earlyfire_stream.scoring.footage import Footage, Frame, FrameOutcome, burns
 from earlyfire_stream.scoring.statistics import poisson_interval
 from earlyfire_stream.verdict import AlarmKind, Box, Fate, Reason, Truth
 
@@ -40,9 +40,6 @@ TOUCH = 0.05
 """Share of the frame's width by which the truth is grown before a box must touch it."""
 ASPECT = 16 / 9
 """Width to height of a frame whose answer does not say in which size it was sent."""
-
-Frame = tuple[str, int]
-"""(camera, seq)"""
 
 
 def candidates(

@@ -6,14 +6,18 @@ works on the result.
 
 from __future__ import annotations
 
-__all__ = ["Footage", "FrameOutcome", "burns", "footage"]
+__all__ = ["Footage", "Frame", "FrameOutcome", "burns", "footage"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from earlyfire_stream.alarms import heed
 from earlyfire_stream.records import CameraPlan, FirePlan, FrameRecord, RunLog, Shot
 from earlyfire_stream.verdict import Fate, Reason, Verdict
+
+Frame = tuple[str, int]
+"""(camera, seq)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +71,27 @@ def footage(log: RunLog) -> tuple[Footage, ...]:
     from its record. If the log holds two fates of a frame, which the ledger reports, the first
     counts.
     """
-    plans = {plan.id: plan for plan in log.cameras}
-    records: dict[tuple[str, int], FrameRecord] = {}
+    records: dict[Frame, FrameRecord] = {}
     for record in log.frames:
         records.setdefault((record.camera, record.seq), record)
-
-    by_camera: dict[str, list[FrameOutcome]] = {camera: [] for camera in plans}
-    taken: set[tuple[str, int]] = set()
+    shots: dict[Frame, Shot] = {}
     for shot in log.shots:
-        key = (shot.camera, shot.seq)
-        if key not in taken:
-            taken.add(key)
-            plan = plans.setdefault(shot.camera, CameraPlan(shot.camera, truth=False))
-            outcome = _outcome(plan, shot, records.get(key))
-            by_camera.setdefault(shot.camera, []).append(outcome)
+        shots.setdefault((shot.camera, shot.seq), shot)
     for key, record in records.items():
-        if key not in taken:
-            plan = plans.setdefault(record.camera, CameraPlan(record.camera, truth=False))
-            shot = Shot(record.camera, record.seq, record.captured_at, record.captured_ns)
-            by_camera.setdefault(record.camera, []).append(_outcome(plan, shot, record))
+        if key not in shots:
+            shots[key] = Shot(record.camera, record.seq, record.captured_at, record.captured_ns)
 
-    for frames in by_camera.values():
-        frames.sort(key=lambda f: (f.shot.captured_at, f.shot.seq))
-    return tuple(Footage(plans[camera], frames) for camera, frames in by_camera.items())
+    by_camera: dict[str, list[Shot]] = {plan.id: [] for plan in log.cameras}
+    for (camera, _), shot in shots.items():
+        by_camera.setdefault(camera, []).append(shot)
+    plans = {plan.id: plan for plan in log.cameras}
+    result = []
+    for camera, taken in by_camera.items():
+        plan = plans.get(camera) or CameraPlan(camera, truth=False)
+        taken.sort(key=attrgetter("captured_at", "seq"))
+        frames = [_outcome(plan, shot, records.get((camera, shot.seq))) for shot in taken]
+        result.append(Footage(plan, frames))
+    return tuple(result)
 
 
 def _outcome(plan: CameraPlan, shot: Shot, record: FrameRecord | None) -> FrameOutcome:

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from earlyfire_stream.records import RunLog
+from earlyfire_stream.scoring.footage import Frame
 from earlyfire_stream.verdict import Fate, Reason
 
 EXAMPLES = 5
 """Frames named per kind of fault; enough to look into the log."""
-
-Frame = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +51,23 @@ def balance(log: RunLog) -> Ledger:
     A frame that its camera did not send has the fate `unsent`, with the camera's reason; that the
     consumer saw the gap and noted the frame as lost is the same event, not a second fate.
     """
-    unsent: dict[Frame, Reason] = {}
-    scheduled: set[Frame] = set()
-    double: set[Frame] = set()
-    for shot in log.shots:
-        frame = (shot.camera, shot.seq)
-        if frame in scheduled:
-            double.add(frame)
-        scheduled.add(frame)
-        if shot.unsent is not Reason.NONE:
-            unsent[frame] = shot.unsent
-
-    met: dict[Frame, tuple[Fate, Reason]] = {f: (Fate.UNSENT, why) for f, why in unsent.items()}
-    unknown: set[Frame] = set()
-    for record in log.frames:
-        frame = (record.camera, record.seq)
-        if frame in unsent and record.fate in (Fate.LOST, Fate.UNSENT):
-            continue
-        if frame in met:
-            double.add(frame)
-        met.setdefault(frame, (record.fate, record.reason))
-        if frame not in scheduled:
-            unknown.add(frame)
-
-    without = scheduled - met.keys()
-    inferred: set[Frame] = set() if log.complete else without
+    scheduled = Counter((s.camera, s.seq) for s in log.shots)
+    unsent = {(s.camera, s.seq): s.unsent for s in log.shots if s.unsent is not Reason.NONE}
+    told = [
+        r
+        for r in log.frames
+        if r.fate not in (Fate.LOST, Fate.UNSENT) or (r.camera, r.seq) not in unsent
+    ]
+    times = Counter((r.camera, r.seq) for r in told)
+    times.update(unsent.keys())
+    double = {frame for count in (scheduled, times) for frame, n in count.items() if n > 1}
+    unknown = times.keys() - scheduled.keys()
+    without = scheduled.keys() - times.keys()
+    inferred = set() if log.complete else without
     missing = without - inferred
+
+    met = {(r.camera, r.seq): (r.fate, r.reason) for r in reversed(told)}  # the first one stays
+    met.update((frame, (Fate.UNSENT, why)) for frame, why in unsent.items())
     met.update((frame, (Fate.ABANDONED, Reason.KILLED)) for frame in inferred)
 
     provable = bool(log.shots) or not log.frames
