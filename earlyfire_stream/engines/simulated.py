@@ -28,6 +28,7 @@ import functools
 import hashlib
 import math
 import re
+import struct
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -281,9 +282,7 @@ class _Said:
 def _draws(*key: object) -> tuple[float, ...]:
     """Eight uniform draws strictly between 0 and 1, fixed by the key (52 bits each)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=64).digest()
-    return tuple(
-        ((int.from_bytes(digest[i : i + 8], "big") >> 12) + 0.5) / 2**52 for i in range(0, 64, 8)
-    )
+    return tuple([((word >> 12) + 0.5) / 2**52 for word in struct.unpack(">8Q", digest)])
 
 
 def _quantile(share: float) -> float:
