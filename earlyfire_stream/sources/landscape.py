@@ -458,7 +458,8 @@ def _paint_land(
     albedo = albedo * (0.72 + 0.16 * bump[..., None])
     dusty = np.clip(dry * 0.8 + 0.22 * ground._read(x, z, 520, 21), 0, 1)[..., None]
     green = _BRUSH * (1 - dusty) + _BRUSH_DRY * dusty
-    mottle = np.clip(1 + 0.28 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
+    mottle = np.clip(1 + 0.36 * bump + near * (0.9 * tint - 0.45), 0.3, 2)
+    albedo = albedo * (1 - 0.6 * wood)[..., None]  # litter under trees
     albedo += (green * mottle[..., None] - albedo) * brush_here[..., None]
     leaf = _TREE * np.clip(0.7 + 0.7 * shade + 0.2 * bump, 0.3, 2)[..., None]
     albedo += (leaf - albedo) * tree_here[..., None]
@@ -466,7 +467,7 @@ def _paint_land(
     steep = np.sqrt(out * out + side * side)
     crest = ground.crest(x, z)
     outcrop = 0.8 * ground._read(x, z, 900, 22) + 0.7 * ground._read(x, z, 190, 23) + 0.5 * crest
-    stony = np.clip(outcrop + 0.9 * steep - np.float32(3.5 - 2.2 * look.rock), 0, 0.8)
+    stony = np.clip(outcrop + 0.5 * steep - np.float32(3.3 - 2.2 * look.rock), 0, 0.8)
     boulder = np.clip((bump - np.float32(1.5) + 1.1 * stony) * 2.5, 0, 1) * (stony > 0)
     stone = _ROCK * np.clip(0.85 + 0.35 * ground._read(x, z, 45, 19), 0.4, 1.4)[..., None]
     albedo += (stone - albedo) * boulder[..., None]
@@ -477,10 +478,14 @@ def _paint_land(
     # Plants throw shadows on the ground beside them, away from the sun.
     plants = np.maximum(brush_here, tree_here)
     cast = np.roll(np.roll(plants, shift * max(1, round(width / 800)), axis=1), 1, axis=0)
-    shadow = 1 - 0.6 * np.clip(cast - plants, 0, 1)
+    shadow = 1 - 0.75 * np.clip(cast - plants, 0, 1)
 
     # Crowns shade their far side; gaps between plants are dark.
-    sunlit = np.clip(1 + 0.14 * relief, 0.1, 2.0)
+    close = np.clip(1.4 - pixel_m / 0.35, 0, 1)
+    round_px = max(1, round(width / 640))
+    shrub = high + 0.5 * tall
+    dome = shrub - np.roll(np.roll(shrub, -round_px, axis=0), -shift * round_px, axis=1)
+    sunlit = np.clip(1 + 0.14 * relief + close * (1.1 * dome + 0.22 * bump), 0.1, 2.2)
     gap = np.clip(1 + 0.2 * bump, 0.35, 1.6) * np.clip(1 + 0.22 * crest, 0.5, 1.3)
     facing = facing * np.clip(1 + 0.18 * crest, 0.6, 1.3)
     sun, ambient = _lights(look)
@@ -503,7 +508,7 @@ def _detail_strength(size_m: Field) -> Field:
 def _lights(look: Look) -> tuple[Field, Field]:
     """Linear RGB of direct sun and of sky light on the ground."""
     if look.time_of_day is TimeOfDay.NIGHT:
-        return np.zeros(3, np.float32), np.array((0.20, 0.20, 0.22), np.float32) * np.float32(
+        return np.zeros(3, np.float32), np.array((0.13, 0.13, 0.14), np.float32) * np.float32(
             _night_gain(look)
         )
     low = float(np.clip(1 - look.sun_elevation / 0.35, 0, 1))
@@ -657,12 +662,13 @@ class _Canvas:
         soft *= (1 - np.float32(look.vignette) * 0.75 * r2 / (1 + 0.4 * r2))[..., None]
         tint = np.array((1 + 0.07 * look.warmth, 1.0, 1 - 0.10 * look.warmth), np.float32)
         if look.mono:
+            tint = np.ones(3, np.float32)
             soft = np.repeat((soft @ np.array((0.4, 0.4, 0.2), np.float32))[..., None], 3, axis=2)
         elif look.time_of_day is TimeOfDay.NIGHT:
             tint = np.array((0.95, 0.85, 1.5), np.float32)
         shown = to_display(soft * tint)
         halo = cv2.GaussianBlur(shown, (0, 0), 1.3)
-        shown += np.float32(0.8) * (shown - halo)
+        shown += np.float32(0.95) * (shown - halo)
         open_view = np.full((height, width), 255, np.uint8)
         if look.housing:
             radius = width * (0.535 + 0.05 * ((look.seed * 0.618) % 1))

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from earlyfire_stream.scenario.scenes import Overlay, Scene
+from earlyfire_stream.scenario.scenes import Overlay, Scene, TimeOfDay
 from earlyfire_stream.sources.landscape import Landscape, build
 from earlyfire_stream.sources.plume import Patch, PlumeEvent, Smoke
 from earlyfire_stream.sources.texture import TILE_PX, Field, fractal, generator, grain, sample
@@ -121,19 +121,30 @@ class SyntheticScene:
         return np.asarray(cv2.convertScaleAbs(frame, alpha=gain), np.uint8)
 
     def _noise(self, rng: np.random.Generator) -> NDArray[np.int16]:
-        """Sensor noise in grey levels: blocks of the shared grain from drawn places."""
+        """Sensor noise in grey levels: blocks of the shared grain from drawn places.
+
+        By night the grain is twice as coarse: cameras smooth what they amplify.
+        """
+        night = self._land.look.time_of_day is TimeOfDay.NIGHT
         tile, block = grain(), 512
-        noise = np.empty((self.height, self.width, 3), np.int8)
-        for top in range(0, self.height, block):
-            for left in range(0, self.width, block):
+        coarse = 2 if night else 1
+        height, width = -(-self.height // coarse), -(-self.width // coarse)
+        noise = np.empty((height, width, 3), np.int8)
+        for top in range(0, height, block):
+            for left in range(0, width, block):
                 y, x = rng.integers(0, TILE_PX - block, 2)
-                tall, wide = min(block, self.height - top), min(block, self.width - left)
+                tall, wide = min(block, height - top), min(block, width - left)
                 part = tile[y : y + tall, x : x + wide]
                 if self._land.look.mono:
                     part = part[..., 1:2]
                 noise[top : top + tall, left : left + wide] = part
+        if night:
+            size = (self.width, self.height)
+            noise = np.asarray(cv2.resize(noise.astype(np.float32), size), np.int8)
+        # Enlarging twice by bilinear reading leaves 0.625 of the standard deviation.
+        scale = 1 / 256 / (0.625 if night else 1.0)
         flat = noise.reshape(self.height, self.width * 3)
-        scaled = cv2.multiply(flat, self._land.grain_sixteenths, scale=1 / 256, dtype=cv2.CV_16S)
+        scaled = cv2.multiply(flat, self._land.grain_sixteenths, scale=scale, dtype=cv2.CV_16S)
         return np.asarray(scaled, np.int16).reshape(self.height, self.width, 3)
 
     def _write(self, frame: NDArray[np.uint8], at_s: float) -> None:
@@ -182,9 +193,9 @@ class _Clouds:
         height, width = land.distance_m.shape
         rng = generator(seed, 41)
         self.offset = rng.uniform(0, TILE_PX, 4).astype(np.float32)
-        sky: NDArray[np.bool_] = np.full((height, width), False)
-        np.isinf(land.distance_m, out=sky)
-        self.sky_rows = height - int(np.argmax(sky.any(axis=1)[::-1])) if sky.any() else 0
+        sky = np.isinf(land.distance_m)
+        open_rows = np.flatnonzero(sky.max(axis=1))
+        self.sky_rows = int(open_rows[-1]) + 1 if len(open_rows) else 0
         columns = np.arange(0, width, self.STEP)
         azimuth = ((columns + 0.5 - width / 2) / land.focal_px).astype(np.float32)
         rows = np.arange(0, max(self.sky_rows, 1), self.STEP)
@@ -195,7 +206,7 @@ class _Clouds:
         self.fade = np.clip((up - 0.012) / 0.05, 0, 1)[:, None] * np.float32(0.92)
         mask = sky[: self.sky_rows] * (land.open_view[: self.sky_rows] / np.float32(255))
         self.mask = np.asarray(mask, np.float32)
-        self.land_top = int(np.argmax((~sky).any(axis=1))) if (~sky).any() else height
+        self.land_top = int(np.argmin(sky.min(axis=1))) if not sky.all() else height
         ground = np.where(sky, 60_000, land.distance_m)[self.land_top :: 8, ::8]
         az = ((np.arange(0, width, 8) + 0.5 - width / 2) / land.focal_px).astype(np.float32)
         self.ground_x = (ground * np.sin(az)[None, :]).astype(np.float32)
@@ -205,7 +216,7 @@ class _Clouds:
         self.shaded = (~sky[self.land_top :]).astype(np.float32)
         day = {"day": 1.0, "dusk": 0.45, "night": 0.10}[str(look.time_of_day)]
         self.bright = np.array((250, 247, 244), np.float32) * np.float32(day**0.5)
-        self.dim = np.array((196, 184, 178), np.float32) * np.float32(day**0.5)
+        self.dim = np.array((214, 203, 197), np.float32) * np.float32(day**0.5)
 
     def _thickness(self, x: Field, z: Field, at_s: float) -> Field:
         """0 in the gaps, towards 1 in the middle of clouds, at places over the land, metres."""
@@ -232,7 +243,7 @@ class _Clouds:
             alpha = (1 - np.exp(-5.5 * thick**1.25)) * self.fade
             size = (width, self.sky_rows)
             full = cv2.resize(alpha.astype(np.float32), size) * self.mask
-            belly = cv2.resize(np.clip(thick * 2.2 - 0.2, 0, 1), size)[..., None]
+            belly = cv2.resize(np.clip(thick * 1.5 - 0.1, 0, 1), size)[..., None]
             colour = self.bright + (self.dim - self.bright) * belly
             top = frame[: self.sky_rows]
             under = top.astype(np.float32)
