@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,14 +24,20 @@ VARIABLE_MS = (0, 40, 80, 1000, 1500, 5000)
 
 
 def write_video(
-    path: Path, stamps_ms: Sequence[int], size: tuple[int, int] = (64, 48), codec: str = "libx264"
+    path: Path,
+    stamps_ms: Sequence[int],
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    *,
+    movflags: str = "",
 ) -> Path:
     """One frame per stamp; frame i has the grey level 20 + 20·i."""
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as file:
         stream = file.add_stream(codec, rate=25)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if codec != "mjpeg":  # an AVI has nothing but its rate
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for number, stamp in enumerate(stamps_ms):
             grey = np.full((size[1], size[0], 3), 20 + 20 * number % 220, np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, format="bgr24")
@@ -112,6 +119,28 @@ def test_a_long_leap_finds_the_right_frame(tmp_path: Path) -> None:
     assert levels(source, [0, 40.2, 42, 90]) == [0, 6, 8, 10]
 
 
+def test_a_clip_cut_without_encoding_plays_what_players_show(tmp_path: Path) -> None:
+    """An edit list hides the frames between the keyframe and the cut."""
+    whole = write_video(tmp_path / "v.mp4", [0, 1000, 2000, 3000, 4000])
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"elst") + 4 + 8 + 4  # version and flags, count, then duration and begin
+    (begin,) = struct.unpack_from(">i", data, at)
+    (scale,) = struct.unpack_from(">I", data, data.index(b"mdhd") + 4 + 12)
+    struct.pack_into(">i", data, at, begin + 2 * scale)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data)
+    source = opened(cut)
+    assert source.native_times == pytest.approx((0, 1, 2))
+    assert levels(source, [0, 1, 2]) == [2, 3, 4]
+    assert source.warnings == []
+
+
+def test_a_bare_stream_without_timestamps_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.h264", [0, 40, 80])
+    with pytest.raises(SourceError, match="3 frames and no timestamps; put it into a container"):
+        opened(path)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -145,17 +174,57 @@ def test_an_mp4_cut_off_before_its_index_is_refused_with_the_reason(tmp_path: Pa
         opened(whole)
 
 
-def test_the_undecodable_rest_of_a_real_video_is_lost_and_counted(
-    real_data: Path, capfd: pytest.CaptureFixture[str]
+def test_a_video_that_breaks_off_plays_what_is_there_and_counts_the_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    source = opened(real_data / "video_pyronear_synthetic_parts" / "test_bg.mp4")
+    path = write_video(tmp_path / "v.mp4", range(0, 4000, 100), (320, 240), movflags="faststart")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2])
+    source = opened(path)
     assert source.native_times is not None
-    assert len(source.native_times) == 37
-    found = list(source.pictures([0, 0.64, 0.68, 1.4]))
+    there = len(source.native_times)
+    assert 1 < there < 40
+    assert f"names 40 frames, {there} are in it" in source.warnings[0]
+    assert source.ends_at == pytest.approx(source.native_times[-1] + 0.1)
+    assert next(source.pictures([0])) is not None
+    assert capfd.readouterr().err == ""
+
+
+def test_a_container_without_an_index_is_held_against_its_own_length(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", range(0, 9000, 100), (320, 240))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    source = opened(path)
+    assert "it says that it is 9.0 s long, its pictures end at" in source.warnings[0]
+
+
+def test_frames_that_cannot_be_decoded_are_lost_and_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_video(tmp_path / "v.avi", range(0, 400, 40), codec="mjpeg")
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data)) if data.startswith(b"\xff\xd8\xff", i)]
+    assert len(starts) == 10
+    for at in starts[6:]:
+        data[at : at + 600] = bytes(600)
+    path.write_bytes(data)
+    source = opened(path)
+    found = list(source.pictures([0, 0.2, 0.24, 0.36]))
     assert [p is not None for p in found] == [True, True, False, False]
     assert len(source.warnings) == 1
-    assert "17 of 37 frames can be decoded" in source.warnings[0]
+    assert "6 of 10 frames can be decoded" in source.warnings[0]
     assert capfd.readouterr().err == ""
+
+
+def test_a_real_clip_with_hidden_frames_shows_the_seventeen_that_players_show(
+    real_data: Path,
+) -> None:
+    """Its index names 37 frames; 20 of them lie before the cut."""
+    source = opened(real_data / "video_pyronear_synthetic_parts" / "test_bg.mp4")
+    assert source.native_times is not None
+    assert len(source.native_times) == 17
+    assert [p is not None for p in source.pictures([0, 0.64, 0.7])] == [True, True, False]
+    assert source.warnings == []
     source.close()
 
 

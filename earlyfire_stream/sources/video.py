@@ -2,8 +2,8 @@
 
 Every frame stands at its own timestamp, never at index / rate: phones, screen recorders and IP
 cameras write variable rates. The timestamps are read first, from the packets and without decoding
-(an hour in well under a second); then the file is decoded once, in order, and only the frames
-that are asked for are turned into pixels.
+(an hour in well under a second) where the file allows that; then the file is decoded once, in
+order, and only the frames that are asked for are turned into pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import cv2
 from earlyfire_stream.errors import SourceError
 from earlyfire_stream.scenario.models import Camera, VideoSource
 from earlyfire_stream.sources.base import UNKNOWN, Image, Label, Picture
+from earlyfire_stream.sources.mp4_index import read_index
 from earlyfire_stream.sources.optics import Optics
 from earlyfire_stream.sources.truth import declared
 
@@ -31,6 +32,8 @@ _SAME_INSTANT_S = 1e-3
 _SEEK_BEYOND_S = 20.0
 """Below this, decoding on is as fast as seeking."""
 _SEEK_MARGIN_S = 5.0
+_HEADER_SLACK_S = 1.5
+"""By so much a header's length may differ: the last frame's own time, sound that goes on."""
 
 
 def silence_decoders() -> None:
@@ -53,7 +56,7 @@ class VideoFile:
         self._camera = camera
         self._path = path
         self._optics = optics
-        stamps = _timestamps(path)
+        stamps = _timestamps(path, self.warnings)
         gaps = [b - a for a, b in pairwise(stamps)]
         gap_s = statistics.median(gaps) if gaps else camera.cadence or 1.0
         length_s = stamps[-1] + gap_s
@@ -179,36 +182,53 @@ def open_video(camera: Camera, base: Path, optics: Optics, duration: float | Non
     return VideoFile(camera, path.resolve(), optics, duration)
 
 
-def _timestamps(path: Path) -> list[float]:
-    """Instants of all frames in order of display, seconds from the first, nothing decoded."""
-    packets = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+def _timestamps(path: Path, warnings: list[str]) -> list[float]:
+    """Instants of all frames in order of display, seconds from the first one."""
+    index = read_index(path)
+    stamps: list[float] = []
+    if index is None or not index.hides_some:
+        stamps, header_s = _positions(path, [cv2.CAP_PROP_FORMAT, -1])
+        found_s = max(stamps, default=0.0) - min(stamps, default=0.0)
+        if index is not None and len(stamps) < index.packets:
+            warnings.append(
+                f"{path}: is cut off: its index names {index.packets} frames, {len(stamps)} are "
+                "in it; the rest is lost"
+            )
+        elif index is None and stamps and header_s > found_s + _HEADER_SLACK_S:
+            warnings.append(
+                f"{path}: is cut off or damaged: it says that it is {header_s:.1f} s long, its "
+                f"pictures end at {found_s:.1f} s"
+            )
+    if len(set(stamps)) <= 1:
+        # Hidden packets, or an OpenCV before 4.11, which does not tell the time of packets.
+        stamps, _ = _positions(path, [])
+    if not stamps:
+        raise SourceError(f"{path}: has no video frame that can be read")
+    ordered = sorted(set(stamps))
+    if len(ordered) == 1 and len(stamps) > 1:
+        raise SourceError(
+            f"{path}: has {len(stamps)} frames and no timestamps; put it into a container: "
+            "ffmpeg -r RATE -i FILE -c copy new.mp4"
+        )
+    return [t - ordered[0] for t in ordered]
+
+
+def _positions(path: Path, settings: list[int]) -> tuple[list[float], float]:
+    """(instants of all that can be grabbed, length that the header says), seconds."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, settings)
     try:
-        if not packets.isOpened():
+        if not capture.isOpened():
             raise SourceError(
                 f"{path}: cannot be read as a video: it is none, or it was cut off before its "
                 "index was written (an MP4 keeps it at the end)"
             )
-        stamps = _positions(packets)
+        count, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        stamps = []
+        while capture.grab():
+            stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        return stamps, count / rate if rate > 0 else 0.0
     finally:
-        packets.release()
-    if len(set(stamps)) < len(stamps):
-        # Raw streams and some AVI files time no packets: decoding gives the container's rate.
-        decoder = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        try:
-            stamps = _positions(decoder)
-        finally:
-            decoder.release()
-    if not stamps:
-        raise SourceError(f"{path}: has no video frames in it")
-    stamps = sorted(set(stamps))
-    return [t - stamps[0] for t in stamps]
-
-
-def _positions(capture: cv2.VideoCapture) -> list[float]:
-    stamps = []
-    while capture.grab():
-        stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-    return stamps
+        capture.release()
 
 
 class _Decoder:
