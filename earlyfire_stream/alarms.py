@@ -11,7 +11,7 @@ later one is judged by what is still remembered. Instants are scenario seconds.
 
 from __future__ import annotations
 
-__all__ = ["AlarmPolicyState", "Candidate", "heed", "observe"]
+__all__ = ["AlarmPolicyState", "Candidate", "Polygon", "heed", "observe"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

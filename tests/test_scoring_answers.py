@@ -62,7 +62,7 @@ def test_valid_answers_are_a_share_of_the_requests_that_reached_the_engine() -> 
         *log.frames[:3],
         fated(s[3], Fate.ENGINE_ERROR, Reason.TIMEOUT),
         log.frames[4],
-        fated(s[5], Fate.ENGINE_ERROR, Reason.UNAVAILABLE),
+        fated(s[5], Fate.ENGINE_ERROR, Reason.UNAVAILABLE, answer=answer(s[5].captured_ns, None)),
     ]
     found = score(replace(log, frames=frames))
     assert (found.answers.sent, found.answers.valid, found.answers.bad_json) == (5, 3, 1)
@@ -89,6 +89,18 @@ def test_tokens_by_request_and_by_camera_hour() -> None:
     assert found.visual == 18_300
     assert found.visual_per_request == 300
     assert found.visual_per_camera_hour == pytest.approx(18_300)
+
+
+def test_a_request_that_failed_has_cost_its_picture_unless_nobody_was_there() -> None:
+    log = one_camera(verdicts("FFF"))
+    frames = [
+        log.frames[0],
+        *(
+            fated(s, Fate.ENGINE_ERROR, reason, answer=answer(s.captured_ns, None))
+            for s, reason in zip(log.shots[1:], (Reason.TIMEOUT, Reason.UNAVAILABLE), strict=True)
+        ),
+    ]
+    assert score(replace(log, frames=frames)).tokens.visual == 600
 
 
 def test_tokens_of_nothing_are_null_per_anything() -> None:

@@ -64,7 +64,7 @@ def answers(records: Sequence[FrameRecord]) -> Answers:
             bad[record.reason.value or "bad_json"] += 1
         elif record.fate is Fate.ENGINE_ERROR:
             errors[record.reason.value or Reason.ERROR.value] += 1
-            sent += record.reason is not Reason.UNAVAILABLE or record.answer is not None
+            sent += record.reason is not Reason.UNAVAILABLE
     return Answers(
         sent=sent,
         valid=valid,
@@ -142,7 +142,7 @@ def latency_quality(records: Sequence[FrameRecord]) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Tokens:
     requests: int
-    """Answers that say what they cost."""
+    """Those that reached the engine; a failed one has cost its picture too."""
     visual: int
     prompt: int
     output: int
@@ -161,7 +161,7 @@ class Tokens:
 def tokens(records: Sequence[FrameRecord], camera_hours: float) -> Tokens:
     requests = visual = prompt = output = 0
     for record in records:
-        if record.answer is not None:
+        if record.answer is not None and record.reason is not Reason.UNAVAILABLE:
             requests += 1
             visual += record.answer.visual_tokens
             prompt += record.answer.prompt_tokens or 0

@@ -274,7 +274,7 @@ def _view(
         onset_s=fire.onset,
         parts=parts,
         frames_late=frames_late,
-        located=touches if parts is not None else None if unlocated_ttfd_s is None else False,
+        located=touches,
         unlocated_ttfd_s=unlocated_ttfd_s,
         unlocated=beside,
         censored_s=HORIZON_S if broken else max(0.0, clip_end - fire.onset),
