@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from earlyfire_stream import __version__, run
+from earlyfire_stream import __version__, bench, run
 from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.errors import EarlyfireError, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
+from earlyfire_stream.live.tally import Tally
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
@@ -260,6 +261,39 @@ def score(
         _print_score(result)
         typer.echo(f"\nwritten: {folder / 'score.json'}")
     _judge(result, threshold)
+
+
+@app.command("bench")
+def bench_command(
+    scenario: ScenarioArg,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Engines to compare, such as baseline,ollama.")
+    ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="Policies to compare, such as fixed:10s,adaptive:30s.")
+    ] = None,
+    speed: SpeedOpt = None,
+    duration: DurationOpt = None,
+    seed: SeedOpt = None,
+    out: OutOpt = Path("runs"),
+) -> None:
+    """Play one scenario several ways, the same frames each time, and compare them."""
+    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
+    chosen = bench.variants(loaded.scenario, _listed(engine), _listed(sampling))
+    console = Console(stderr=True)
+
+    def observe(variant: bench.Variant, number: int) -> Tally:
+        console.print(f"playing {number + 1} of {len(chosen)}: {variant.name}", highlight=False)
+        return Tally()
+
+    results = bench.bench(loaded, chosen, run.Options(out=out), observe)
+    Console().print(bench.comparison(results))
+    for _, folder, _ in results:
+        typer.echo(f"written: {folder}")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
 
 
 @app.command()

@@ -37,7 +37,7 @@ LAYERS: dict[str, int] = {
     "bench": 5,
     "doctor": 5,
     "cli": 6,
-    "__main__": 6,
+    "__main__": 7,
 }
 
 SIBLINGS: set[tuple[str, str]] = {
@@ -48,7 +48,6 @@ SIBLINGS: set[tuple[str, str]] = {
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline
     ("reel", "sources"),
-    ("run", "run"),
 }
 
 PURE = {"tokens", "sampling", "mailbox", "gaps", "contract", "alarms", "scoring"}
