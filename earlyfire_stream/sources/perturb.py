@@ -13,6 +13,7 @@ __all__ = ["Sway", "crop_window", "map_box", "perturb", "result_size", "sway", "
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import cv2
@@ -109,6 +110,7 @@ def result_size(size: tuple[int, int], height: int) -> tuple[int, int]:
 # --- wind ----------------------------------------------------------------------------------------
 
 _WAVES = 5
+_Values = npt.NDArray[np.float64]
 
 
 def sway(shake_px: float, seed: int, at: float) -> Sway:
@@ -118,16 +120,24 @@ def sway(shake_px: float, seed: int, at: float) -> Sway:
     does it. Amplitudes a_i with sum(a_i²)/2 = shake_px², so the deviation holds over time.
     """
     position, speed = [], []
+    for hertz, phase, size in _waves(seed):
+        angle = 2 * math.pi * hertz * at + phase
+        position.append(shake_px * float(np.sum(size * np.sin(angle))))
+        speed.append(shake_px * float(np.sum(size * np.cos(angle) * 2 * math.pi * hertz)))
+    return Sway(position[0], position[1], speed[0], speed[1])
+
+
+@lru_cache(maxsize=1024)
+def _waves(seed: int) -> tuple[tuple[_Values, _Values, _Values], ...]:
+    """(frequency, phase, amplitude) of the waves of each axis, for a deviation of 1."""
+    axes = []
     for axis in ("x", "y"):
         rng = np.random.default_rng(seed_for(seed, "sway", axis))
         hertz = np.exp(rng.uniform(math.log(0.1), math.log(2.0), _WAVES))
         phase = rng.uniform(0, 2 * math.pi, _WAVES)
         size = 1 / np.sqrt(hertz)
-        size *= shake_px * math.sqrt(2) / math.sqrt(float(np.sum(size**2)))
-        angle = 2 * math.pi * hertz * at + phase
-        position.append(float(np.sum(size * np.sin(angle))))
-        speed.append(float(np.sum(size * np.cos(angle) * 2 * math.pi * hertz)))
-    return Sway(position[0], position[1], speed[0], speed[1])
+        axes.append((hertz, phase, size * math.sqrt(2) / math.sqrt(float(np.sum(size**2)))))
+    return tuple(axes)
 
 
 def _shift(image: Image, dx: float, dy: float) -> Image:
