@@ -115,7 +115,11 @@ class _Client(aiomqtt.Client):
             await asyncio.shield(opening)
         except asyncio.CancelledError:
             # paho connects in a thread that nothing can interrupt; left alone it would hang a
-            # socket on the loop after everybody has gone. It ends within the connect timeout.
+            # socket on the loop after everybody has gone. It ends within the connect timeout;
+            # the broker's answer, which would come next, is not waited for.
+            if not self._connected.done():
+                self._connected.set_exception(MqttError("cancelled"))
+                self._connected.exception()
             with suppress(MqttError):
                 await opening
             self.drop()
@@ -123,6 +127,13 @@ class _Client(aiomqtt.Client):
         except MqttError:
             self.drop()
             raise
+
+    def _on_disconnect(self, *event: Any) -> None:
+        # aiomqtt waits out its timeout for a broker that hangs up instead of answering, as every
+        # port forwarder does whose broker is away.
+        if not self._connected.done():
+            self._connected.set_exception(MqttError("the broker hung up without an answer"))
+        super()._on_disconnect(*event)
 
     async def gone(self) -> None:
         """Return when the connection is lost or dropped."""

@@ -1,0 +1,874 @@
+"""Link and inlet against real brokers: Mosquitto (MQTT 5 and 3.1.1) and amqtt (3.1.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import aiomqtt
+import pytest
+from PIL import Image
+
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.errors import TransportError, UsageError
+from earlyfire_stream.frames import Capture, Frame, parse, shard_of, wrap
+from earlyfire_stream.transport.address import BrokerAddress
+from earlyfire_stream.transport.base import Arrival, Control, Inlet, IntakeLimits, Link
+from earlyfire_stream.transport.broker import EmbeddedBroker, embedded_broker
+from earlyfire_stream.transport.mqtt import (
+    Connections,
+    MqttInlet,
+    MqttLink,
+    MqttTiming,
+    TopicTemplate,
+)
+from earlyfire_stream.verdict import Reason
+from tests.conftest import left_out
+from tests.tcp_proxy import TcpProxy
+
+QUICK = MqttTiming(connect_s=5, publish_s=0.5, keepalive_s=1, backoff_s=0.02, backoff_limit_s=0.1)
+PATIENCE_S = 20
+with io.BytesIO() as _buffer:
+    Image.new("L", (16, 16), 128).save(_buffer, "JPEG")
+    JPEG = _buffer.getvalue()
+
+
+@pytest.fixture
+async def mosquitto_broker(mosquitto: str) -> AsyncIterator[EmbeddedBroker]:
+    async with embedded_broker("mosquitto") as broker:
+        yield broker
+
+
+@pytest.fixture(params=["mosquitto 5", "mosquitto 3.1.1", "amqtt"])
+async def broker(request: pytest.FixtureRequest) -> AsyncIterator[EmbeddedBroker]:
+    kind, _, version = request.param.partition(" ")
+    if kind == "mosquitto":
+        request.getfixturevalue("mosquitto")
+    async with embedded_broker("amqtt" if kind == "amqtt" else "mosquitto") as broker:
+        if version == "3.1.1":
+            broker.address = replace(broker.address, level=4)
+        yield broker
+
+
+def inlet_on(broker: EmbeddedBroker, run: str = "r", **settings: object) -> MqttInlet:
+    settings.setdefault("timing", QUICK)
+    return MqttInlet(broker.address, run, Clock().wall_ns, **settings)  # type: ignore[arg-type]
+
+
+def link_on(
+    broker: EmbeddedBroker, *cameras: str, run: str = "r", connections: Connections = "auto"
+) -> MqttLink:
+    return MqttLink(broker.address, run, cameras, connections=connections, timing=QUICK)
+
+
+async def next_of(arrivals: AsyncIterator[Arrival]) -> Arrival:
+    return await asyncio.wait_for(anext(arrivals), PATIENCE_S)
+
+
+@asynccontextmanager
+async def listening(broker: EmbeddedBroker, topic: str) -> AsyncIterator[asyncio.Queue[tuple]]:
+    """(topic, payload, retained) of what a stranger with the password sees on `topic`."""
+    heard: asyncio.Queue[tuple] = asyncio.Queue()
+    login = broker.address.login
+    assert login is not None
+
+    async def listen(ready: asyncio.Event) -> None:
+        async with aiomqtt.Client(
+            broker.address.host,
+            broker.address.port,
+            username=login.user,
+            password=login.password,
+        ) as client:
+            await client.subscribe(topic, qos=1)
+            ready.set()
+            async for message in client.messages:
+                heard.put_nowait((str(message.topic), message.payload, message.retain))
+
+    ready = asyncio.Event()
+    listener = asyncio.create_task(listen(ready))
+    try:
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
+        yield heard
+    finally:
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+
+
+async def publish_until_taken(link: Link, camera: str, seqs: Iterator[int]) -> int:
+    """Publish one frame after another until one is taken; its seq."""
+    async with asyncio.timeout(PATIENCE_S):
+        for seq in seqs:
+            if await link.publish(camera, seq, b"%d" % seq) is Reason.NONE:
+                return seq
+            await asyncio.sleep(0.01)  # as a camera's cadence would
+    raise AssertionError
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """For what no event tells: bounded, and looked at often."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+
+
+async def publish_until_it_arrives(
+    link: Link, camera: str, seqs: Iterator[int], arrivals: AsyncIterator[Arrival]
+) -> Arrival:
+    """Publish frames until one comes through: both sides are connected again."""
+    arriving = asyncio.ensure_future(anext(arrivals))
+    async with asyncio.timeout(PATIENCE_S):
+        while not arriving.done():
+            await publish_until_taken(link, camera, seqs)
+            await asyncio.wait([arriving], timeout=0.05)
+    return await arriving
+
+
+def test_link_and_inlet_have_the_shape_that_cameras_and_consumer_expect() -> None:
+    def check(link: Link, inlet: Inlet) -> None: ...
+
+    async def main() -> None:
+        address = BrokerAddress("h", 1)
+        check(MqttLink(address, "r", ["a"]), MqttInlet(address, "r", Clock().wall_ns))
+
+    asyncio.run(main())
+
+
+# --- the way of a frame --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", ["per_camera", "shared"])
+async def test_frames_travel_unchanged(broker: EmbeddedBroker, connections: Connections) -> None:
+    clock = Clock()
+    big = b"\xff\xd8" + bytes(range(256)) * 4000
+    async with (
+        inlet_on(broker) as inlet,
+        link_on(broker, "north", "south", connections=connections) as link,
+    ):
+        assert link.level == inlet.level == broker.address.level
+        arrivals = inlet.arrivals()
+        frame = wrap(JPEG, Capture("r", "north", 0, 0.0, clock.wall_ns(), clock.wall_ns()))
+        before = clock.wall_ns()
+        assert await link.publish("north", 0, frame) is Reason.NONE
+        arrival = await next_of(arrivals)
+        assert (arrival.camera, arrival.payload) == ("north", frame)
+        assert before <= arrival.received_ns <= clock.wall_ns()
+        parsed = parse(arrival.payload)
+        assert isinstance(parsed, Frame)
+        assert parsed.capture is not None
+        assert parsed.capture.seq == 0
+        assert await link.publish("south", 0, big) is Reason.NONE
+        arrival = await next_of(arrivals)
+        assert (arrival.camera, arrival.payload) == ("south", big)
+        assert inlet.counts.received == 2
+        assert inlet.counts.dropped == 0
+
+
+async def test_a_frame_over_the_limit_is_not_sent(mosquitto_broker: EmbeddedBroker) -> None:
+    address = mosquitto_broker.address
+    async with MqttLink(address, "r", ["a"], max_frame_bytes=10) as link:
+        assert await link.publish("a", 0, b"x" * 11) is Reason.TOO_LARGE
+        assert await link.publish("a", 0, b"x" * 10) is Reason.NONE
+
+
+async def test_an_oversized_frame_from_elsewhere_is_kept_out(broker: EmbeddedBroker) -> None:
+    limits = IntakeLimits(frame_bytes=1000)
+    async with inlet_on(broker, limits=limits) as inlet, link_on(broker, "a") as link:
+        await link.publish("a", 0, b"x" * 200_000)
+        await link.publish("a", 1, b"fits")
+        assert (await next_of(inlet.arrivals())).payload == b"fits"
+        # in MQTT 5 the broker keeps it to itself, in 3.1.1 it must be read to be refused
+        assert inlet.counts.refused == ({} if inlet.level == 5 else {"size": 1})
+
+
+async def test_version_5_frames_carry_content_type_and_expiry(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    login = mosquitto_broker.address.login
+    assert login is not None
+    async with aiomqtt.Client(
+        mosquitto_broker.address.host,
+        mosquitto_broker.address.port,
+        username=login.user,
+        password=login.password,
+        protocol=aiomqtt.ProtocolVersion.V5,
+    ) as client:
+        await client.subscribe("earlyfire/r/+/a/frame")
+        async with link_on(mosquitto_broker, "a") as link:
+            await link.publish("a", 0, b"x")
+            message = await asyncio.wait_for(anext(aiter(client.messages)), PATIENCE_S)
+    assert message.properties is not None
+    assert message.properties.ContentType == "image/jpeg"
+    assert message.properties.MessageExpiryInterval == 60
+    assert (message.qos, message.retain) == (0, False)
+
+
+async def test_many_cameras_arrive_each_in_its_own_order(broker: EmbeddedBroker) -> None:
+    cameras = [f"cam-{n}" for n in range(8)]
+    async with inlet_on(broker) as inlet, link_on(broker, *cameras) as link:
+
+        async def play(camera: str) -> None:
+            for seq in range(25):
+                assert await link.publish(camera, seq, b"%d" % seq) is Reason.NONE
+
+        async with asyncio.TaskGroup() as group:
+            for camera in cameras:
+                group.create_task(play(camera))
+        seen: dict[str, list[int]] = {camera: [] for camera in cameras}
+        arrivals = inlet.arrivals()
+        for _ in range(200):
+            arrival = await next_of(arrivals)
+            seen[arrival.camera].append(int(arrival.payload))
+    assert seen == {camera: list(range(25)) for camera in cameras}
+
+
+async def test_an_unread_inlet_drops_the_oldest_and_counts_them(broker: EmbeddedBroker) -> None:
+    limits = IntakeLimits(frames=5)
+    async with inlet_on(broker, limits=limits) as inlet, link_on(broker, "a") as link:
+        for seq in range(20):
+            assert await link.publish("a", seq, b"%d" % seq) is Reason.NONE
+        await link.announce(Control("r", "d", 0, 1.0))
+        await asyncio.wait_for(inlet.control(), PATIENCE_S)
+    # one connection delivers in order, but control went over another: read what came by now
+    kept = [int(a.payload) async for a in inlet.arrivals()]
+    assert kept == sorted(kept)
+    assert len(kept) == 5
+    assert inlet.counts.dropped == inlet.counts.received - 5
+    assert inlet.counts.dropped_by_camera == {"a": inlet.counts.dropped}
+
+
+async def test_shards_divide_the_cameras_between_two_inlets(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    cameras = [f"cam-{n}" for n in range(12)]
+    even = frozenset(range(0, 64, 2))
+    odd = frozenset(range(1, 64, 2))
+    async with (
+        inlet_on(mosquitto_broker, shards=even) as first,
+        inlet_on(mosquitto_broker, shards=odd) as second,
+        link_on(mosquitto_broker, *cameras, connections="shared") as link,
+    ):
+        for camera in cameras:
+            await link.publish(camera, 0, b"x")
+        mine = [c for c in cameras if shard_of(c) % 2 == 0]
+        yours = [c for c in cameras if shard_of(c) % 2 == 1]
+        assert mine
+        assert yours
+        from_first, from_second = first.arrivals(), second.arrivals()
+        assert [(await next_of(from_first)).camera for _ in mine] == mine
+        assert [(await next_of(from_second)).camera for _ in yours] == yours
+
+
+# --- foreign topics ------------------------------------------------------------------------------
+
+
+async def test_plain_pictures_from_foreign_topics_are_taken(broker: EmbeddedBroker) -> None:
+    login = broker.address.login
+    assert login is not None
+    async with (
+        inlet_on(broker, topic_template="site/{camera}/image") as inlet,
+        aiomqtt.Client(
+            broker.address.host,
+            broker.address.port,
+            username=login.user,
+            password=login.password,
+        ) as client,
+    ):
+        await client.publish("site//image", b"nameless")
+        await client.publish("site/" + "x" * 201 + "/image", b"too long")
+        await client.publish("site/hill top/image", JPEG)
+        arrival = await next_of(inlet.arrivals())
+        assert (arrival.camera, arrival.payload) == ("hill top", JPEG)
+        assert inlet.counts.refused == {"name": 2}
+
+
+async def test_an_old_picture_that_the_broker_kept_is_not_taken_for_new(
+    broker: EmbeddedBroker,
+) -> None:
+    login = broker.address.login
+    assert login is not None
+    async with aiomqtt.Client(
+        broker.address.host, broker.address.port, username=login.user, password=login.password
+    ) as client:
+        await client.publish("site/a/image", b"old", qos=1, retain=True)
+        async with inlet_on(broker, topic_template="site/{camera}/image") as inlet:
+            await client.publish("site/b/image", b"new", qos=1)
+            assert (await next_of(inlet.arrivals())).payload == b"new"
+            assert inlet.counts.refused == {"retained": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["site/image", "a/{camera}/{camera}", "cam-{camera}/x", "a/{name}/b", "{camera}/#",
+             "a+/{camera}", "$SYS/{camera}", "a/{camera}/\n"],
+)  # fmt: skip
+def test_a_topic_template_that_cannot_work_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="topic"):
+        TopicTemplate(text)
+
+
+def test_a_topic_template_becomes_a_subscription() -> None:
+    template = TopicTemplate("+/site/{camera}/image")
+    assert template.subscription == "+/site/+/image"
+    assert template.camera_level == 2
+
+
+@pytest.mark.parametrize("run", ["", "a/b", "a+", "#", "a\n"])
+def test_a_run_that_cannot_stand_in_a_topic_is_refused(run: str) -> None:
+    with pytest.raises(UsageError, match="stands in topics"):
+        MqttLink(BrokerAddress("h", 1), run, ["a"])
+
+
+# --- control, status, verdicts -------------------------------------------------------------------
+
+
+async def test_control_is_retained_and_its_end_is_seen(broker: EmbeddedBroker) -> None:
+    begun = Control("r", "digest", 123, 2.0)
+    ended = Control("r", "digest", 123, 2.0, {"a": 7, "b": -1})
+    async with link_on(broker, "a") as link:
+        await link.announce(begun)
+        async with inlet_on(broker) as inlet:
+            assert await asyncio.wait_for(inlet.control(), PATIENCE_S) == begun
+            waiting = asyncio.create_task(inlet.ended())
+            await link.announce(ended)
+            assert await asyncio.wait_for(waiting, PATIENCE_S) == ended
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"junk", b"[]", b"{}", b'{"run":"other","digest":"d","start_ns":1,"speed":1,'
+     b'"last_seqs":null}', b'{"run":"r","digest":"d","start_ns":1,"speed":0,"last_seqs":null}',
+     b'{"run":"r","digest":"d","start_ns":1.5,"speed":1,"last_seqs":null}',
+     b'{"run":"r","digest":"d","start_ns":1,"speed":1,"last_seqs":{"a":"x"}}'],
+)  # fmt: skip
+async def test_a_control_message_that_is_none_is_refused(
+    mosquitto_broker: EmbeddedBroker, body: bytes
+) -> None:
+    login = mosquitto_broker.address.login
+    assert login is not None
+    good = Control("r", "d", 1, 1.0)
+    async with (
+        inlet_on(mosquitto_broker) as inlet,
+        aiomqtt.Client(
+            mosquitto_broker.address.host,
+            mosquitto_broker.address.port,
+            username=login.user,
+            password=login.password,
+        ) as client,
+    ):
+        await client.publish("earlyfire/r/control", body, qos=1)
+        async with link_on(mosquitto_broker, "a") as link:
+            await link.announce(good)
+            assert await asyncio.wait_for(inlet.control(), PATIENCE_S) == good
+        assert inlet.counts.refused == {"control": 1}
+
+
+async def test_verdicts_go_out_in_order(broker: EmbeddedBroker) -> None:
+    async with listening(broker, "earlyfire/r/#") as heard:
+        async with inlet_on(broker) as inlet:
+            for number in range(40):
+                await inlet.publish_json("a", "verdict", b"%d" % number)
+            await inlet.publish_json("a", "alarm", b"{}")
+        topic = f"earlyfire/r/{shard_of('a')}/a"
+        seen = [await asyncio.wait_for(heard.get(), PATIENCE_S) for _ in range(41)]
+    assert seen[:40] == [(f"{topic}/verdict", b"%d" % n, False) for n in range(40)]
+    assert seen[40] == (f"{topic}/alarm", b"{}", False)
+    assert inlet.counts.unsent_json == 0
+
+
+async def test_an_alarm_raised_while_the_broker_is_away_is_sent_when_it_is_back(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    async with (
+        TcpProxy(mosquitto_broker.address.port) as proxy,
+        listening(mosquitto_broker, "earlyfire/r/+/a/alarm") as heard,
+        MqttInlet(
+            replace(mosquitto_broker.address, port=proxy.port), "r", Clock().wall_ns, timing=QUICK
+        ) as inlet,
+    ):
+        await proxy.refuse()
+        await inlet.publish_json("a", "alarm", b"fire")
+        assert heard.empty()
+        proxy.resume()
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"fire"
+
+
+async def test_verdicts_that_never_got_out_are_counted(mosquitto_broker: EmbeddedBroker) -> None:
+    async with inlet_on(mosquitto_broker) as inlet:
+        await mosquitto_broker.stop()
+        for _ in range(1005):
+            await inlet.publish_json("a", "verdict", b"{}")
+        assert inlet.counts.unsent_json == 5
+        await inlet.publish_json("a", "verdict", b"x" * 300_000)
+        assert inlet.counts.unsent_json == 6
+    assert inlet.counts.unsent_json == 1006
+
+
+async def test_status_is_retained_and_says_offline_after_a_goodbye(broker: EmbeddedBroker) -> None:
+    topic = f"earlyfire/r/{shard_of('a')}/a/status"
+    async with link_on(broker, "a") as link:
+        await link.set_status("a", True)
+        async with listening(broker, topic) as heard:
+            assert await asyncio.wait_for(heard.get(), PATIENCE_S) == (topic, b"online", True)
+    async with listening(broker, topic) as heard:
+        assert await asyncio.wait_for(heard.get(), PATIENCE_S) == (topic, b"offline", True)
+
+
+async def test_the_will_speaks_for_a_camera_that_was_killed(broker: EmbeddedBroker) -> None:
+    topic = f"earlyfire/r/{shard_of('a')}/a/status"
+    async with (
+        TcpProxy(broker.address.port) as proxy,
+        listening(broker, topic) as heard,
+        inlet_on(broker) as inlet,
+        MqttLink(replace(broker.address, port=proxy.port), "r", ["a"], timing=QUICK) as link,
+    ):
+        await link.set_status("a", True)
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"online"
+        await proxy.refuse()
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
+        proxy.resume()
+        # back again, it says so without being asked
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"online"
+        assert inlet.counts.reconnects == 0
+
+
+async def test_the_will_of_a_shared_connection_takes_all_its_cameras_offline(
+    broker: EmbeddedBroker,
+) -> None:
+    async with (
+        TcpProxy(broker.address.port) as proxy,
+        listening(broker, "earlyfire/r/fleet/+/status") as heard,
+        inlet_on(broker) as inlet,
+        MqttLink(
+            replace(broker.address, port=proxy.port),
+            "r",
+            ["a", "b"],
+            connections="shared",
+            timing=QUICK,
+        ) as link,
+    ):
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"online"
+        await link.set_status("a", True)
+        await link.set_status("b", True)
+        await link.announce(Control("r", "d", 0, 1.0))
+        await asyncio.wait_for(inlet.control(), PATIENCE_S)
+        assert inlet.online == {"a", "b"}
+        await proxy.refuse()
+        assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
+        await inlet.publish_json("x", "verdict", b"")  # behind it on the inlet's own connection
+        async with asyncio.timeout(PATIENCE_S):
+            await inlet._posted.wait()
+        assert inlet.online == frozenset()
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", ["per_camera", "shared"])
+async def test_a_broker_restart_is_reported_and_survived(
+    broker: EmbeddedBroker, connections: Connections
+) -> None:
+    address = broker.address
+    seqs = count()
+    async with inlet_on(broker) as inlet, link_on(broker, "a", connections=connections) as link:
+        arrivals = inlet.arrivals()
+        await link.announce(Control("r", "d", 0, 1.0))
+        await link.set_status("a", True)
+        await publish_until_it_arrives(link, "a", seqs, arrivals)
+        await broker.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            for seq in seqs:
+                if await link.publish("a", seq, b"x") is not Reason.NONE:
+                    break
+        assert await link.publish("a", next(seqs), b"x") is Reason.BROKER_DOWN
+        await broker.start()
+        broker.address = address
+        await publish_until_it_arrives(link, "a", seqs, aiter(inlet.arrivals()))
+        assert inlet.counts.reconnects == 1
+        assert link.reconnects >= 1
+        # the broker had forgotten everything; a consumer that joins now finds it again
+        async with inlet_on(broker) as late:
+            assert (await asyncio.wait_for(late.control(), PATIENCE_S)).digest == "d"
+
+
+async def test_every_accepted_frame_is_received_or_shows_as_a_gap(
+    broker: EmbeddedBroker,
+) -> None:
+    cameras = ["a", "b", "c"]
+    accepted: dict[str, list[int]] = {c: [] for c in cameras}
+    unsent: dict[str, list[int]] = {c: [] for c in cameras}
+    received: dict[str, list[int]] = {c: [] for c in cameras}
+    padding = b"." * 50_000
+    async with (
+        TcpProxy(broker.address.port) as proxy,
+        inlet_on(broker) as inlet,
+        MqttLink(replace(broker.address, port=proxy.port), "r", cameras, timing=QUICK) as link,
+    ):
+
+        async def play(camera: str) -> None:
+            for seq in range(150):
+                taken = await link.publish(camera, seq, b"%d " % seq + padding)
+                (accepted if taken is Reason.NONE else unsent)[camera].append(seq)
+                await asyncio.sleep(0.004)  # the camera's cadence
+            await publish_until_taken(link, camera, count(1000))
+
+        async def cut_now_and_then() -> None:
+            for limit in (2_000_000, 5_000_000, 8_000_000):
+                await eventually(lambda limit=limit: proxy.bytes_up >= limit or done.is_set())
+                await (proxy.refuse() if limit == 5_000_000 else proxy.cut())
+                await asyncio.sleep(0.05)  # an outage has a length
+                proxy.resume()
+
+        done = asyncio.Event()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(cut_now_and_then())
+            players = [group.create_task(play(camera)) for camera in cameras]
+            ended: set[str] = set()
+            async for arrival in inlet.arrivals():
+                seq = int(arrival.payload.split(b" ")[0])
+                if seq >= 1000:
+                    ended.add(arrival.camera)
+                else:
+                    received[arrival.camera].append(seq)
+                if len(ended) == len(cameras):
+                    break
+            await asyncio.wait(players)
+            done.set()
+    assert link.reconnects > 0
+    for camera in cameras:
+        assert sorted(accepted[camera] + unsent[camera]) == list(range(150))
+        assert received[camera] == sorted(set(received[camera])), "in order, none twice"
+        assert set(received[camera]) <= set(accepted[camera]), "what was unsent never arrives"
+        # the rest are gaps: frames that were on their way when the connection was cut
+        assert len(received[camera]) > 50
+
+
+async def test_a_dead_connection_is_noticed_by_publishing_in_bounded_time(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    loop = asyncio.get_running_loop()
+    big = b"x" * 4_000_000
+    async with (
+        TcpProxy(mosquitto_broker.address.port) as proxy,
+        MqttLink(
+            replace(mosquitto_broker.address, port=proxy.port), "r", ["a"], timing=QUICK
+        ) as link,
+    ):
+        proxy.freeze()
+        async with asyncio.timeout(PATIENCE_S):
+            for seq in count():  # the first ones fit into the operating system's buffers
+                began = loop.time()
+                if await link.publish("a", seq, big) is Reason.BROKER_DOWN:
+                    break
+        assert loop.time() - began < 5
+        proxy.resume()
+        await publish_until_taken(link, "a", count())
+
+
+async def test_an_idle_dead_connection_is_noticed_by_keepalive(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    async with (
+        TcpProxy(mosquitto_broker.address.port) as proxy,
+        MqttInlet(
+            replace(mosquitto_broker.address, port=proxy.port),
+            "r",
+            Clock().wall_ns,
+            timing=QUICK,
+        ) as inlet,
+        link_on(mosquitto_broker, "a") as link,
+    ):
+        before = proxy.accepted
+        proxy.freeze()
+        await eventually(lambda: proxy.accepted > before)  # it comes again by itself
+        proxy.resume()
+        await publish_until_it_arrives(link, "a", count(), inlet.arrivals())
+        assert inlet.counts.reconnects >= 1
+
+
+# --- first connections ---------------------------------------------------------------------------
+
+
+async def test_a_wrong_password_is_a_clear_error_on_both_sides(broker: EmbeddedBroker) -> None:
+    address = broker.address.with_password("wrong")
+    with pytest.raises(TransportError, match="wrong password or not authorised"):
+        async with MqttLink(address, "r", ["a"]):
+            pass
+    with pytest.raises(TransportError, match="wrong password or not authorised"):
+        async with MqttInlet(address, "r", Clock().wall_ns):
+            pass
+
+
+async def test_an_unreachable_broker_is_a_clear_error_in_bounded_time() -> None:
+    timing = MqttTiming(connect_s=0.3)
+    address = BrokerAddress("127.0.0.1", 1)
+    with pytest.raises(TransportError, match="cannot reach the broker mqtt://127"):
+        async with MqttLink(address, "r", ["a"], timing=timing):
+            pass
+    with pytest.raises(TransportError, match="cannot reach the broker mqtt://127"):
+        async with MqttInlet(address, "r", Clock().wall_ns, timing=timing):
+            pass
+
+
+async def test_an_exception_of_the_body_passes_unchanged(mosquitto_broker: EmbeddedBroker) -> None:
+    with pytest.raises(KeyError, match="the body's own"):
+        async with link_on(mosquitto_broker, "a"), inlet_on(mosquitto_broker):
+            raise KeyError("the body's own")
+
+
+# --- cancellation --------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def half_dead_broker() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Answers the first handshake and never says a word after it; the event: somebody waits."""
+    handlers: set[asyncio.Task[None]] = set()
+    waiting = asyncio.Event()
+    answers = iter([b"\x20\x03\x00\x00\x00"])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
+            await reader.read(4096)
+            answer = next(answers, None)
+            if answer is None:
+                waiting.set()
+            else:
+                writer.write(answer)
+            await reader.read()
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            handlers.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], waiting
+    finally:
+        server.close()
+        for task in handlers:
+            task.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+
+
+@pytest.mark.parametrize("side", ["link", "inlet"])
+async def test_cancelling_while_the_first_connection_waits_for_an_answer(side: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with half_dead_broker() as (port, waiting):
+        before = asyncio.all_tasks()
+        address = BrokerAddress("127.0.0.1", port)
+        opened: MqttLink | MqttInlet = (
+            MqttLink(address, "r", ["a"])
+            if side == "link"
+            else MqttInlet(address, "r", Clock().wall_ns)
+        )
+        opening = asyncio.create_task(opened.__aenter__())
+        await asyncio.wait_for(waiting.wait(), PATIENCE_S)
+        began = loop.time()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert loop.time() - began < 2
+        left = {t for t in asyncio.all_tasks() - before if "handle" not in repr(t.get_coro())}
+        assert left == set()
+
+
+async def test_a_broker_that_stops_answering_after_the_handshake_is_an_error_in_bounded_time() -> (
+    None
+):
+    async with half_dead_broker() as (port, _):
+        timing = replace(QUICK, connect_s=0.4)
+        with pytest.raises(TransportError, match="connections to mqtt://127"):
+            async with MqttLink(BrokerAddress("127.0.0.1", port), "r", ["a"], timing=timing):
+                pass
+
+
+async def test_cancelling_a_publish_that_waits_leaves_the_link_usable(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    slow = replace(QUICK, publish_s=30, keepalive_s=60)
+    async with (
+        TcpProxy(mosquitto_broker.address.port) as proxy,
+        MqttLink(
+            replace(mosquitto_broker.address, port=proxy.port), "r", ["a"], timing=slow
+        ) as link,
+    ):
+        proxy.freeze()
+
+        async def flood() -> None:
+            for seq in count():
+                await link.publish("a", seq, b"x" * 4_000_000)
+
+        flooding = asyncio.create_task(flood())
+        done, _ = await asyncio.wait([flooding], timeout=0.5)  # until the buffers are full
+        assert not done
+        flooding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await flooding
+        proxy.resume()
+        assert await link.publish("a", 0, b"x") is Reason.NONE
+
+
+async def test_cancelling_the_owner_closes_both_sides_cleanly(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    before = asyncio.all_tasks()
+    up = asyncio.Event()
+    topic = f"earlyfire/r/{shard_of('a')}/a/status"
+
+    async def own() -> None:
+        async with inlet_on(mosquitto_broker) as inlet, link_on(mosquitto_broker, "a") as link:
+            await link.set_status("a", True)
+            up.set()
+            async for _ in inlet.arrivals():
+                pass
+
+    owner = asyncio.create_task(own())
+    await asyncio.wait_for(up.wait(), PATIENCE_S)
+    owner.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await owner
+    async with listening(mosquitto_broker, topic) as heard:
+        assert await asyncio.wait_for(heard.get(), PATIENCE_S) == (topic, b"offline", True)
+    assert {t for t in asyncio.all_tasks() - before if not t.done()} == set()
+
+
+async def test_closing_while_the_broker_is_away_takes_no_long_time(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with inlet_on(mosquitto_broker), link_on(mosquitto_broker, "a") as link:
+        await link.set_status("a", True)
+        await mosquitto_broker.stop()
+        began = loop.time()
+    assert loop.time() - began < 5
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem signs server.pem (127.0.0.1) and client.pem; other.pem is a stranger's authority."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        left_out("no openssl on PATH")
+    assert openssl is not None
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ca", "other"):
+        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+    for name in ("server", "client"):
+        run("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
+            "-CAcreateserial", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(params=["anybody", "client certificate"])
+async def tls_broker(
+    request: pytest.FixtureRequest,
+    mosquitto: str,
+    certificates: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[EmbeddedBroker, int, bool]]:
+    """A Mosquitto with a second, encrypted listener: broker, port, client certificate needed."""
+    from earlyfire_stream.transport import broker as broker_module
+
+    asks = request.param == "client certificate"
+    port = broker_module._free_port()
+    tls = (
+        f"listener {port} 127.0.0.1\ncafile {certificates}/ca.pem\n"
+        f"certfile {certificates}/server.pem\nkeyfile {certificates}/server.key\n"
+        f"require_certificate {'true' if asks else 'false'}\n"
+    )
+    monkeypatch.setattr(broker_module, "_MOSQUITTO", broker_module._MOSQUITTO + tls)
+    async with embedded_broker("mosquitto") as broker:
+        yield broker, port, asks
+
+
+async def test_frames_travel_over_tls_with_a_private_authority(
+    tls_broker: tuple[EmbeddedBroker, int, bool], certificates: Path
+) -> None:
+    broker, port, asks = tls_broker
+    options = f"ca={certificates}/ca.pem"
+    if asks:
+        options += f"&cert={certificates}/client.pem&key={certificates}/client.key"
+    login = broker.address.login
+    assert login is not None
+    address = BrokerAddress.parse(
+        f"mqtts://{login.user}@127.0.0.1:{port}?{options}", login.password
+    )
+    async with (
+        MqttInlet(address, "r", Clock().wall_ns, timing=QUICK) as inlet,
+        MqttLink(address, "r", ["a"], timing=QUICK) as link,
+    ):
+        arrivals = inlet.arrivals()
+        for seq in range(3):
+            assert await link.publish("a", seq, b"x" * 300_000) is Reason.NONE
+            assert len((await next_of(arrivals)).payload) == 300_000
+        await broker.restart()
+        await publish_until_it_arrives(link, "a", count(), inlet.arrivals())
+
+
+async def test_a_certificate_of_a_stranger_is_refused_with_the_remedy(
+    tls_broker: tuple[EmbeddedBroker, int, bool], certificates: Path
+) -> None:
+    _, port, _ = tls_broker
+    for options in (f"?ca={certificates}/other.pem", ""):
+        address = BrokerAddress.parse(f"mqtts://u@127.0.0.1:{port}{options}", "p")
+        with pytest.raises(TransportError, match=r"not trusted.*\?ca=FILE"):
+            async with MqttLink(address, "r", ["a"]):
+                pass
+
+
+async def test_a_missing_client_certificate_is_a_clear_error(
+    tls_broker: tuple[EmbeddedBroker, int, bool], certificates: Path
+) -> None:
+    broker, port, asks = tls_broker
+    if not asks:
+        return
+    address = replace(broker.address, port=port, tls=True, ca=f"{certificates}/ca.pem", level=None)
+    with pytest.raises(TransportError, match=r"client certificate|MQTT port"):
+        async with MqttLink(address, "r", ["a"], timing=QUICK):
+            pass
+
+
+async def test_insecure_accepts_any_certificate(
+    tls_broker: tuple[EmbeddedBroker, int, bool],
+) -> None:
+    broker, port, asks = tls_broker
+    if asks:
+        return
+    address = replace(broker.address, port=port, tls=True, insecure=True)
+    async with MqttLink(address, "r", ["a"], timing=QUICK) as link:
+        assert await link.publish("a", 0, b"x") is Reason.NONE
+
+
+async def test_mixing_up_mqtt_and_mqtts_is_a_clear_error(
+    tls_broker: tuple[EmbeddedBroker, int, bool], certificates: Path
+) -> None:
+    broker, port, _ = tls_broker
+    with pytest.raises(TransportError, match="mqtts://"):
+        async with MqttLink(replace(broker.address, port=port), "r", ["a"], timing=QUICK):
+            pass
+    plain = replace(broker.address, tls=True, ca=f"{certificates}/ca.pem")
+    with pytest.raises(TransportError, match="mqtt://"):
+        async with MqttLink(plain, "r", ["a"], timing=QUICK):
+            pass
