@@ -1,4 +1,4 @@
-"""One scenario, several ways: the same frames for every engine and sampling policy, side by side."""
+"""One scenario, several ways: the same frames for every engine and sampling, side by side."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def variants(scenario: Scenario, engines: Sequence[str], samplings: Sequence[str
 
     A sampling is written `fixed:10s` or `adaptive:30s`: the policy and its idle interval.
     """
+    own: Sequence[str | None] = [None]
     chosen = []
-    for engine in engines or [None]:
-        for sampling in samplings or [None]:
+    for engine in engines or own:
+        for sampling in samplings or own:
             policy, idle = _sampling(sampling)
             other = with_overrides(scenario, engine=engine, policy=policy, idle=idle)
             name = " ".join(filter(None, (engine, sampling))) or scenario.engine.name
@@ -78,17 +79,10 @@ def bench(
 
 def comparison(results: Sequence[tuple[Variant, Path, Score]]) -> Table:
     """A row a variant: what was found and how soon, against what it cost."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    for title in (
-        "EFS",
-        "found",
-        "median TTFD",
-        "mean TTFD",
-        "false/day",
-        "tokens/camera-hour",
-        "p50 latency",
-    ):
+    table = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")
+    table.caption = "TTFD over the fires that were found; tokens are visual tokens a camera-hour"
+    table.add_column("", no_wrap=True)
+    for title in ("EFS", "found", "TTFD median", "mean", "false/day", "tokens", "p50 latency"):
         table.add_column(title, justify="right")
     for variant, _, score in results:
         data = score.to_json()

@@ -126,7 +126,9 @@ class Consumer:
         traits = engine.traits
         self._prompt = prompt(scenario.engine.prompt, traits.coord_space)
         self._min_tokens = max(scenario.budget.min_tokens, traits.min_tokens)
+        # An engine's floor counts: Ollama from 0.30 blows smaller images up to 1024 tokens anyway.
         self._max_tokens = min(scenario.budget.max_tokens, traits.max_tokens)
+        self._max_tokens = max(self._max_tokens, self._min_tokens)
         wanted = scenario.engine.concurrency
         self.workers = traits.default_concurrency if wanted == "auto" else wanted
         self.workers = min(self.workers, traits.max_concurrency)

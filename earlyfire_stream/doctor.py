@@ -11,7 +11,7 @@ from typing import Literal
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines import create, names
-from earlyfire_stream.engines.base import Check
+from earlyfire_stream.engines.base import Check, unknown
 from earlyfire_stream.errors import EarlyfireError
 from earlyfire_stream.scenario.models import Engine
 from earlyfire_stream.transport.address import BrokerAddress, mqtt_version
@@ -32,7 +32,9 @@ async def examine(
     """Check disk, broker and engines (None: all of them). Never raises for what it finds."""
     checks = [_disk(Path.cwd()), _mosquitto(), await _broker(broker)]
     for name in [engine] if engine is not None else names():
-        settings = Engine(name=name, model=model, url=url)
+        if name not in names():
+            raise unknown("engine", name, names())
+        settings = Engine.model_validate({"name": name, "model": model, "url": url})
         checks += await create(settings, Clock()).check()
     return checks
 

@@ -41,7 +41,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from earlyfire_stream.errors import EarlyfireError, SourceError
-from earlyfire_stream.frames import identity
+from earlyfire_stream.frames import Frame, identity, parse
 from earlyfire_stream.scenario.fleet import declared_cadence, phases, plays_native_times
 from earlyfire_stream.scenario.models import Camera
 from earlyfire_stream.sources.base import Label, Picture, Source
@@ -190,7 +190,7 @@ class Reel(Protocol):
 
 
 class BlankReel:
-    """No pixels: a JPEG header, and the truth. For virtual time alone."""
+    """No pixels: a JPEG header of the camera's true size, and the truth. For virtual time alone."""
 
     def __init__(self, film: Film) -> None:
         self._sources = film.open()
@@ -198,21 +198,26 @@ class BlankReel:
             name: Times.of(source) for name, source in self._sources.items()
         }
         self.warnings: list[str] = []
+        blanks: dict[int, bytes] = {}
+        for source in self._sources.values():
+            if id(source) not in blanks:
+                blanks[id(source)] = _blank_like(next(iter(source.pictures([0.0])), None))
+        self._blanks = {name: blanks[id(source)] for name, source in self._sources.items()}
 
     async def take(self, camera: str, due: Due) -> Plate:
-        return Plate(_BLANK, "", self._sources[camera].label(due.source_at))
+        return Plate(self._blanks[camera], "", self._sources[camera].label(due.source_at))
 
     def close(self) -> None:
         close(self._sources)
 
 
-_BLANK = bytes.fromhex(
-    "ffd8"  # start of image
-    "ffc0000b0802d0050001011100"  # one component, 1280 x 720
-    "ffda00080101003f00"  # a scan
-    "ffd9"
-)
-"""720p as far as a header tells, and nothing that could be decoded."""
+def _blank_like(picture: Picture | None) -> bytes:
+    """As much JPEG as tells a size, and nothing that could be decoded; 720p without a picture."""
+    seen = None if picture is None else parse(picture.jpeg)
+    width, height = (seen.width, seen.height) if isinstance(seen, Frame) else (1280, 720)
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    scan = bytes.fromhex("01011100ffda0008010100003f00ffd9")  # one component, one empty scan
+    return b"\xff\xd8\xff\xc0\x00\x0b\x08" + size + scan
 
 
 class InlineReel:

@@ -34,10 +34,10 @@ LAYERS: dict[str, int] = {
     "camera": 4,
     "consumer": 4,
     "run": 5,
-    "bench": 5,
+    "bench": 6,
     "doctor": 5,
-    "cli": 6,
-    "__main__": 7,
+    "cli": 7,
+    "__main__": 8,
 }
 
 SIBLINGS: set[tuple[str, str]] = {
