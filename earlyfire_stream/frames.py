@@ -35,6 +35,8 @@ WIRE_VERSION = 1
 SHARDS = 64
 """Fixed for ever: a camera's shard must not depend on how many consumers there are."""
 ROOT = "earlyfire"
+MAX_SCENARIO_S = 1e8
+"""Three years. A stranger's capture instant must still fit a record as wall nanoseconds."""
 
 _OURS = b'{"earlyfire":'
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -125,7 +127,7 @@ def wrap(jpeg: bytes, capture: Capture) -> bytes:
         }
     )
     at = 2
-    while jpeg[at : at + 1] == b"\xff" and 0xE0 <= jpeg[at + 1] <= 0xEF:
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and 0xE0 <= jpeg[at + 1] <= 0xEF:
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     head = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big")
     return b"".join((jpeg[:at], head, comment, jpeg[at:]))
@@ -211,10 +213,10 @@ def _read_capture(comment: bytes) -> Capture | Refused:
             run=_text(data["run"]),
             camera=_text(data["camera"]),
             seq=_count(data["seq"]),
-            captured_at=_finite(data["captured_at"]),
+            captured_at=_finite(data["captured_at"], MAX_SCENARIO_S),
             captured_ns=_count(data["captured_ns"]),
             published_ns=_count(data["published_ns"]),
-            speed=_finite(data["speed"]),
+            speed=_finite(data["speed"], 1e6),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as why:
         return Refused(Reason.BAD_HEADER, f"comment is no capture data: {str(why)[:80]}")
@@ -232,8 +234,8 @@ def _count(value: object) -> int:
     return value
 
 
-def _finite(value: object) -> float:
+def _finite(value: object, limit: float) -> float:
     # orjson refuses NaN and Infinity; a huge integer must not become inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
-        raise ValueError("a number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > limit:
+        raise ValueError(f"a number up to {limit:g} is needed")
     return float(value)
