@@ -98,7 +98,8 @@ class Mailbox:
         place.frames.append(waiting)
         self.waiting += 1
         suspicious = waiting.suspicious or (place.suspicious and len(place.frames) > 1)
-        if len(place.frames) == 1 or suspicious != place.suspicious:
+        # A place keeps its entry while its frame is replaced: else a stuck engine fills the heap.
+        if not place.ticket or suspicious != place.suspicious:
             place.suspicious = suspicious
             self._enter(waiting.camera, place)
         return dropped
@@ -162,11 +163,14 @@ class Mailbox:
         return None
 
     def _make_room(self, newcomer: Waiting) -> Dropped:
-        # The one that was looked at last can best do without: it, or the newcomer, leaves.
+        # The one that was looked at last can best do without: it, or the newcomer, leaves. But a
+        # suspicious camera has just been looked at, and is wanted again: a quiet one leaves for it.
         candidates = [c for c, p in self._places.items() if p.frames and not p.suspicious]
         place = self._places[newcomer.camera]
         camera = max(candidates, key=lambda c: self._places[c].last_look_ns, default=None)
-        if camera is None or self._places[camera].last_look_ns <= place.last_look_ns:
+        if camera is None or (
+            not newcomer.suspicious and self._places[camera].last_look_ns <= place.last_look_ns
+        ):
             return Dropped(newcomer, Fate.SUPERSEDED, Reason.CAMERA_LIMIT)
         other = self._places[camera]
         gone = other.frames.popleft()
