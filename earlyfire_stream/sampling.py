@@ -74,7 +74,7 @@ def wants(
     """None if the frame should be looked at, else why not (`idle`, or `load` where load did it)."""
     wait = interval(settings, state.is_suspicious(captured_at), load)
     state.interval_s = wait
-    if state.last_look_at is None:
+    if state.last_look_at is None or settings.policy == "every":
         return None
     # Frames come on a grid of their own: half a millisecond of rounding must not cost a whole one.
     if captured_at - state.last_look_at >= wait - 0.0005:
@@ -104,7 +104,7 @@ class ChangeDetector:
         self._usual: npt.NDArray[np.float32] | None = None
 
     def score(self, gray: npt.NDArray[np.uint8]) -> float:
-        """Score one picture, any size, grey; 0 while warming up, about 1 for business as usual."""
+        """Score one picture, any size, grey; 0 while warming up, 1 to 2 for business as usual."""
         grid = cv2.resize(gray, self.GRID, interpolation=cv2.INTER_AREA).astype(np.float32)
         local = grid - cv2.blur(grid, (5, 5))
         if self._level is None or self._usual is None:
