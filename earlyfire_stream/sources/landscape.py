@@ -383,13 +383,13 @@ def _first_hits(
     return index, distance.astype(np.float32)
 
 
-_BRUSH: Final = np.array((0.037, 0.036, 0.025), np.float32)
-_BRUSH_DRY: Final = np.array((0.066, 0.054, 0.040), np.float32)
+_BRUSH: Final = np.array((0.043, 0.042, 0.028), np.float32)
+_BRUSH_DRY: Final = np.array((0.076, 0.062, 0.045), np.float32)
 _TREE: Final = np.array((0.021, 0.026, 0.019), np.float32)
 _GRASS: Final = np.array((0.42, 0.345, 0.21), np.float32)
 _SOIL: Final = np.array((0.30, 0.22, 0.15), np.float32)
 _GRASS_GREEN: Final = np.array((0.135, 0.13, 0.078), np.float32)
-_ROCK: Final = np.array((0.50, 0.43, 0.34), np.float32)
+_ROCK: Final = np.array((0.43, 0.37, 0.29), np.float32)
 
 
 def _paint_land(
@@ -566,8 +566,8 @@ class _Canvas:
         pale = 0.25 + 0.75 * look.haze
         if look.time_of_day is TimeOfDay.NIGHT:
             gain = np.float32(_night_gain(look))
-            self.zenith = np.array((0.020, 0.021, 0.026), np.float32) * gain
-            self.low = np.array((0.055, 0.055, 0.060), np.float32) * gain
+            self.zenith = np.array((0.028, 0.029, 0.034), np.float32) * gain
+            self.low = np.array((0.085, 0.085, 0.090), np.float32) * gain
         elif look.time_of_day is TimeOfDay.DUSK:
             self.zenith = np.array((0.10, 0.15, 0.28), np.float32)
             self.low = np.array((0.70, 0.42, 0.26), np.float32)
@@ -668,7 +668,7 @@ class _Canvas:
             tint = np.array((0.95, 0.85, 1.5), np.float32)
         shown = to_display(soft * tint)
         halo = cv2.GaussianBlur(shown, (0, 0), 1.3)
-        shown += np.float32(0.95) * (shown - halo)
+        shown += np.float32(1.05) * (shown - halo)
         open_view = np.full((height, width), 255, np.uint8)
         if look.housing:
             radius = width * (0.535 + 0.05 * ((look.seed * 0.618) % 1))

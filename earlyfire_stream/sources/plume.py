@@ -44,7 +44,7 @@ mean over the rise (1e-4 would be a standard atmosphere)."""
 SHEAR: Final = 0.18
 YOUNG_S: Final = 60.0
 """Younger smoke is drawn from puffs close together, older from puffs further apart."""
-MAX_CELLS: Final = 80_000
+MAX_CELLS: Final = 64_000
 MAX_COARSE_CELLS: Final = 14_000
 
 _GROWTH_KW_PER_S2: Final = {
@@ -357,6 +357,7 @@ class Smoke:
             soft,
             np.array([[1, 0, -towards * reach], [0, 1, reach]], np.float32),
             (columns, rows),
+            borderMode=cv2.BORDER_REPLICATE,
         )
         gleam = np.exp(-0.55 * shaded)
         fold = cv2.GaussianBlur(tau, (0, 0), 1.2)

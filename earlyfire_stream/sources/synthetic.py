@@ -239,16 +239,14 @@ class _Clouds:
         height, width = frame.shape[:2]
         if self.sky_rows > 0:
             thick = self._thickness(self.x, self.z, at_s)
-            thick = np.asarray(cv2.GaussianBlur(thick, (0, 0), 1.3), np.float32)
+            thick = np.asarray(cv2.GaussianBlur(thick, (0, 0), 0.9), np.float32)
             alpha = (1 - np.exp(-5.5 * thick**1.25)) * self.fade
             size = (width, self.sky_rows)
             full = cv2.resize(alpha.astype(np.float32), size) * self.mask
-            belly = cv2.resize(np.clip(thick * 1.5 - 0.1, 0, 1), size)[..., None]
-            colour = self.bright + (self.dim - self.bright) * belly
-            top = frame[: self.sky_rows]
-            under = top.astype(np.float32)
-            under += full[..., None] * (colour - under)
-            frame[: self.sky_rows] = np.rint(under)
+            belly = np.clip(thick * 1.5 - 0.1, 0, 1)[..., None]
+            colour = np.asarray(self.bright + (self.dim - self.bright) * belly, np.uint8)
+            top = np.ascontiguousarray(frame[: self.sky_rows])
+            frame[: self.sky_rows] = cv2.blendLinear(cv2.resize(colour, size), top, full, 1 - full)
         if self.land_top < height and str(self.look.time_of_day) == "day":
             shade = np.clip(self._thickness(self.ground_x, self.ground_z, at_s) * 4, 0, 1)
             shade = self.sun * cv2.GaussianBlur(shade, (0, 0), 1.5)
