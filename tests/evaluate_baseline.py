@@ -33,6 +33,7 @@ EPISODE_S = 300.0
 DILATION = 0.05
 
 THRESHOLDS = (
+    "warmup_spacing_s",
     "background_spacing_s",
     "hold_s",
     "noise_floor",
@@ -40,7 +41,8 @@ THRESHOLDS = (
     "extent_z",
     "edge",
     "min_area_px",
-    "skyline_reach_px",
+    "foot_reach_px",
+    "veil_reach_px",
     "max_colour_gain",
     "max_contrast",
     "min_paleness",
@@ -52,7 +54,7 @@ THRESHOLDS = (
     "max_shift_px",
 )
 GRID = {
-    "seed_z": (4.0, 5.0, 6.5),
+    "seed_z": (4.5, 6.0, 7.5),
     "max_contrast": (1.1, 1.25, 1.5),
     "growth": (1.1, 1.25, 1.5),
 }

@@ -46,12 +46,23 @@ TEXTURE_POWER = 4.0
 """Grey levels squared of fine detail; less than this is a plain surface and noise."""
 
 
+SMOOTH_LEVELS = 2.0
+"""Mean texture in grey levels below which a place may be sky; JPEG noise alone stays under 1."""
+DAYLIGHT_LEVELS = 25.0
+"""By which the top of the frame outshines the bottom if there is a sky above ground by day."""
+
+CLOUDLESS = 0.75
+"""Share of the bright sky that is smooth, above which there are no clouds to speak of."""
+
+
 @dataclass(frozen=True, slots=True)
 class SmokeSettings:
     """Thresholds of the detector; evidence `z` is change divided by the usual change there."""
 
     warmup_looks: int = 5
     """A median of fewer looks is still led by a single odd one."""
+    warmup_spacing_s: float = 3.0
+    """At least this long between two looks of the warm-up, so that drifting clouds show."""
     background_looks: int = 9
     """Odd; the median then forgets what fewer than five of them show."""
     background_spacing_s: float = 30.0
@@ -64,7 +75,7 @@ class SmokeSettings:
     """After a gap this long shadows have moved by several degrees: start again."""
     noise_floor: float = 1.0
     """Grey levels; JPEG and sensor noise after smoothing, where the scene itself is still."""
-    seed_z: float = 5.0
+    seed_z: float = 6.0
     """A place is suspicious where the smoothed evidence peaks above this..."""
     extent_z: float = 2.5
     """...and reaches as far as it stays above this."""
@@ -72,17 +83,18 @@ class SmokeSettings:
     """...and above this share of its peak: a dense plume is cut out of weak surroundings."""
     min_area_px: float = 32.0
     """About 6 x 6 px: 12 x 12 in a 1280-pixel frame; smaller is an insect or JPEG noise."""
-    skyline_reach_px: float = 20.0
-    """How far above the skyline a plume's foot may seem to be, and how far below it a plume may
-    darken (smoke before bright haze). The skyline is found 8 to 16 px too high."""
+    foot_reach_px: float = 16.0
+    """How far above the skyline a plume's foot may seem to be: how well the skyline is known."""
+    veil_reach_px: float = 20.0
+    """How far below the skyline a plume may darken: smoke before bright haze."""
     max_colour_gain: float = 10.0
     """Grey levels of (max - min) over B, G, R: smoke is grey and colours its background less."""
     max_contrast: float = 1.1
     """Texture within, 1 = as before: smoke lowers it, sunlight and whatever is uncovered raise it.
     Above 1 for the texture that dense smoke has of its own."""
     min_paleness: float = 0.75
-    """Share of the change that a veil explains: branches in the wind darken as much ground as they
-    brighten, a veil darkens none."""
+    """Share of the change in and round a place that a veil explains. Whatever moves (branches,
+    clouds, their shadows, fog banks) darkens on one side what it brightens on the other."""
     confirm_looks: int = 3
     """Looks at the same place before a yes."""
     forget_looks: int = 2
@@ -147,8 +159,10 @@ class _Blob:
     peak: float
     mass: float
     """Summed evidence: grows with both extent and density."""
+    pale: bool
+    """Grey, brighter than what it covers, and standing on the ground."""
     smoke_like: bool
-    """Grey, translucent and standing on the ground."""
+    """Pale and translucent."""
 
     def covers(self, other: _Blob) -> float:
         """Share of the other's rectangle inside this one's."""
@@ -173,8 +187,8 @@ class _Place:
     latest: _Blob
     born_at: float
     looks: int = 1
-    smoky: int = 1
-    """Looks at which it was smoke-like; a confirmed place may miss some, but not most."""
+    pale_looks: int = 1
+    """A confirmed place may miss some, but not most."""
     missed: int = 0
     top_mass: float = 0.0
     confirmed: bool = False
@@ -233,17 +247,20 @@ class SmokeDetector:
             or abs(captured_at - memory.looked_at) > self.settings.stale_s
         ):
             memory = self._memory = self._learn_anew(grey)
+        elapsed_s = captured_at - memory.looked_at
         memory.looked_at = captured_at
         if memory.background is None:
             self._warm_up(memory, grey, colour, captured_at)
             return Look(False, None, 0.0, State.WARMING_UP)
-        return self._watch(memory, memory.background, grey, colour, captured_at)
+        return self._watch(memory, memory.background, grey, colour, captured_at, elapsed_s)
 
     def _learn_anew(self, grey: Pixels) -> _Memory:
         keep = self.settings.background_looks
         return _Memory((grey.shape[0], grey.shape[1]), deque(maxlen=keep), deque(maxlen=keep))
 
     def _warm_up(self, memory: _Memory, grey: Pixels, colour: Pixels, captured_at: float) -> None:
+        if memory.greys and captured_at - memory.kept_at < self.settings.warmup_spacing_s:
+            return
         if memory.greys:
             shift = _shift(memory.greys[0], grey, self.settings.max_shift_px)
             grey, colour = _moved(grey, shift), _moved(colour, (shift[0] / 2, shift[1] / 2))
@@ -263,6 +280,7 @@ class SmokeDetector:
         grey: Pixels,
         colour: Pixels,
         captured_at: float,
+        elapsed_s: float,
     ) -> Look:
         settings = self.settings
         shift = _shift(background.grey, grey, settings.max_shift_px)
@@ -282,7 +300,7 @@ class SmokeDetector:
 
         blobs = self._blobs(background, evidence, grey, colour)
         self._follow(memory, blobs, captured_at)
-        self._learn(memory, background, grey, colour, deviation, captured_at)
+        self._learn(memory, background, grey, colour, deviation, captured_at, elapsed_s)
         return self._answer(memory)
 
     def _blobs(
@@ -291,7 +309,7 @@ class SmokeDetector:
         """The suspicious places of one look, heaviest first."""
         settings = self.settings
         rows = np.arange(evidence.shape[0])[:, None]
-        reach = settings.skyline_reach_px / 2
+        reach = settings.veil_reach_px / 2
         pale = evidence > settings.extent_z
         dark = evidence < -settings.extent_z
         below = rows >= background.skyline + reach
@@ -315,25 +333,35 @@ class SmokeDetector:
             inside = inside[heights[0] : heights[-1] + 1, columns[0] : columns[-1] + 1]
             x, y, (h, w) = x + int(columns[0]), y + int(heights[0]), inside.shape
             window = np.s_[y : y + h, x : x + w]
-            foot = rows[y : y + h] >= background.skyline[x : x + w] - reach
-            around = np.s_[max(0, y - 3) : y + h + 3, max(0, x - 3) : x + w + 3]
-            smoky = float(strength[around][(pale | veil)[around]].sum())
-            other = float(strength[around][(dark & below)[around]].sum())
+            foot = rows[y : y + h] >= background.skyline[x : x + w] - settings.foot_reach_px / 2
+            margin = max(3, w, h)
+            around = np.s_[max(0, y - margin) : y + h + margin, max(0, x - margin) : x + w + margin]
+            brighter, darker, veiled = (
+                float(strength[around][kind[around]].sum()) for kind in (pale, dark, veil)
+            )
+            change = brighter + darker
             ground = inside & (rows[y : y + h] >= background.skyline[x : x + w])
             colour_gain = _colour_gain(colour, background.colour, window, inside)
-            smoke_like = (
+            pale_place = (
                 bool(np.any(inside & foot))
-                and smoky >= settings.min_paleness * (smoky + other)
+                and brighter + veiled >= settings.min_paleness * change
                 and colour_gain <= settings.max_colour_gain
+            )
+            # Light bleaches nothing; what does may have all the texture of a dense plume.
+            still = max(brighter, veiled) >= settings.min_paleness * change
+            smoke_like = (
+                pale_place
+                and still
                 and (
-                    # Light bleaches nothing; what does may have all the texture of a dense plume.
                     colour_gain < -settings.max_colour_gain
                     or _contrast(grey, background.grey, window, ground) <= settings.max_contrast
                 )
             )
             part = strength[window][inside]
             blobs.append(
-                _Blob(x, y, x + w, y + h, float(part.max()), float(part.sum()), smoke_like)
+                _Blob(
+                    x, y, x + w, y + h, float(part.max()), float(part.sum()), pale_place, smoke_like
+                )
             )
         return sorted(blobs, key=lambda blob: blob.mass, reverse=True)
 
@@ -357,7 +385,7 @@ class SmokeDetector:
             place.latest = _joined(mine)
             place.missed = 0
             place.looks += 1
-            place.smoky += place.latest.smoke_like
+            place.pale_looks += place.latest.pale
             place.top_mass = max(place.top_mass, place.latest.mass)
             place.confirmed = place.confirmed or (
                 place.looks >= settings.confirm_looks
@@ -393,14 +421,18 @@ class SmokeDetector:
         colour: Pixels,
         deviation: Pixels,
         captured_at: float,
+        elapsed_s: float,
     ) -> None:
+        settings = self.settings
         held = self._held(memory, captured_at)
         usual = background.noise
-        step = (np.minimum(deviation, 3 * (usual + self.settings.noise_floor)) - usual) / 9
+        # In a fast stream a plume may need fifty looks to grow: noise is learnt by time, not looks.
+        share = min(1.0, elapsed_s / settings.background_spacing_s) / settings.background_looks
+        step = share * (np.minimum(deviation, 3 * (usual + settings.noise_floor)) - usual)
         if held is not None:
             step[held > 0] = 0
         background.noise = usual + step
-        if captured_at - memory.kept_at < self.settings.background_spacing_s:
+        if captured_at - memory.kept_at < settings.background_spacing_s:
             return
         if held is not None:
             kept = cv2.resize(held, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -415,7 +447,7 @@ class SmokeDetector:
         settings = self.settings
         best: tuple[tuple[bool, float], float, _Place] | None = None
         for place in memory.places:
-            if place.missed or 2 * place.smoky < place.looks:
+            if place.missed or 2 * place.pale_looks < place.looks:
                 continue
             enough = place.looks / settings.confirm_looks * place.latest.peak / settings.seed_z
             confidence = (
@@ -535,25 +567,37 @@ def _median(images: Sequence[Pixels]) -> Pixels:
 
 
 def _skyline(grey: Pixels) -> Pixels:
-    """(320,) cells: where the smooth region that begins at the top of the frame ends, per column.
+    """(320,) cells: where the sky ends that begins at the top of the frame, per column.
 
-    Texture is taken at a quarter of the resolution, where sky is smooth and ridges are not.
+    A cloudless sky is smooth at a quarter of the resolution, where ridges are not. Under clouds,
+    and in haze that smooths the ridges too, sky is what is nearer in brightness to the top of the
+    frame than to its bottom; at night there is only smoothness.
     """
     width, height = grey.shape[1] // 4, grey.shape[0] // 4
     quarter = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     texture = np.abs(quarter - cv2.boxFilter(quarter, -1, (5, 5)))
-    smooth = (cv2.boxFilter(texture, -1, (3, 3)) < 2.0).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(smooth, connectivity=4)
-    top = [
-        k for k in np.unique(labels[: height // 10 + 1]) if k and stats[k, 4] > 0.02 * smooth.size
-    ]
-    sky = cv2.morphologyEx(
-        np.isin(labels, top).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
-    )
+    sky = _from_top(cv2.boxFilter(texture, -1, (3, 3)) < SMOOTH_LEVELS)
+    above = float(np.median(quarter[: max(1, height // 6)]))
+    below = float(np.median(quarter[-max(1, height // 3) :]))
+    if above - below > DAYLIGHT_LEVELS:
+        bright = _from_top(quarter > 0.4 * below + 0.6 * above)
+        cloudless = np.count_nonzero(sky & bright) > CLOUDLESS * np.count_nonzero(bright)
+        sky = sky & bright if cloudless else bright
     lowest = np.where(sky.any(axis=0), height - np.argmax(sky[::-1], axis=0), 0)
     # A mast or a wire cuts the sky open; the median over its neighbours closes it.
     lowest = cv2.medianBlur(lowest.astype(np.float32)[None], 5)[0]
     return np.repeat(lowest * 2, 2)[: grey.shape[1] // 2]
+
+
+def _from_top(airy: Pixels) -> Pixels:
+    """The large parts of a mask that reach the top of the frame, without their thin branches."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(airy.astype(np.uint8), connectivity=4)
+    large = 0.02 * airy.size
+    top = np.unique(labels[: airy.shape[0] // 10 + 1])
+    kept = [k for k in top if k and stats[k, cv2.CC_STAT_AREA] > large]
+    mask = np.isin(labels, kept).astype(np.uint8)
+    opened: Pixels = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+    return opened
 
 
 def _colour_gain(
@@ -586,5 +630,6 @@ def _joined(blobs: Sequence[_Blob]) -> _Blob:
         max(b.y2 for b in blobs),
         max(b.peak for b in blobs),
         sum(b.mass for b in blobs),
-        all(b.smoke_like for b in blobs),
+        any(b.pale for b in blobs),
+        any(b.smoke_like for b in blobs),
     )
