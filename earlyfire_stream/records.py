@@ -33,6 +33,8 @@ import errno
 import gzip
 import os
 import shutil
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,6 +232,9 @@ class Log:
         self._lines: list[bytes] = []
         self._file: BinaryIO | None = None
         self._task: asyncio.Task[None] | None = None
+        self._writing = threading.Lock()
+        """A flush may still run in its thread when the context is left."""
+        self._failure: RunFolderError | None = None
         self._parts = len(list(path.parent.glob(f"{path.stem}-*.jsonl*")))
 
     def write(self, item: Shot | FrameRecord | AlarmRecord) -> None:
@@ -282,18 +287,23 @@ class Log:
                 await asyncio.shield(asyncio.to_thread(self._flush))
 
     def _flush(self) -> None:
-        lines, self._lines = self._lines, []
-        if not lines:
-            return
-        assert self._file is not None
-        data = memoryview(b"".join(lines))
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-            if self._file.tell() >= self._rotate_bytes:
-                self._rotate()
-        except OSError as why:
-            raise _unwritable(self.path, why) from why
+        with self._writing:
+            if self._failure is not None:
+                # Half a line may stand there; one more behind it would make it unreadable.
+                raise self._failure
+            lines, self._lines = self._lines, []
+            if not lines:
+                return
+            assert self._file is not None
+            data = memoryview(b"".join(lines))
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+                if self._file.tell() >= self._rotate_bytes:
+                    self._rotate()
+            except OSError as why:
+                self._failure = _unwritable(self.path, why)
+                raise self._failure from why
 
     def _rotate(self) -> None:
         assert self._file is not None
@@ -318,9 +328,10 @@ def _unwritable(path: Path, why: OSError) -> RunFolderError:
 def write_json(path: Path, data: object) -> None:
     """Write a JSON file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
+    text = orjson.dumps(data, option=orjson.OPT_INDENT_2)
     try:
         with temporary.open("wb") as file:
-            file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -365,17 +376,18 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
     notes: list[Mapping[str, Any]] = []
     torn = 0
     for log in (side / CAMERAS_LOG, folder / RECORDS_LOG):
-        for kind, value in _lines(log):
-            if kind == "shot":
-                shots.append(_shot(value))
-            elif kind == "frame":
-                frames.append(_frame(value))
-            elif kind == "alarm":
-                alarms.append(_alarm(value))
-            elif kind == "note":
-                notes.append(value)
-            else:
-                torn += 1
+        for item in _items(log):
+            match item:
+                case Shot():
+                    shots.append(item)
+                case FrameRecord():
+                    frames.append(item)
+                case AlarmRecord():
+                    alarms.append(item)
+                case None:
+                    torn += 1
+                case _:
+                    notes.append(item)
     return RunLog(
         run=run,
         cameras=tuple(_plan(c) for c in cameras_run.get("cameras") or run["cameras"]),
@@ -404,11 +416,18 @@ def _read_run(folder: Path) -> Mapping[str, Any]:
         raise RunFolderError(f"{path}: cannot be read: {why}") from why
     if not isinstance(run, dict) or run.get("schema") != 1:
         raise RunFolderError(f"{path}: no run of this version (schema 1)")
+    for key in ("digest", "cameras", "complete", "speed", "settings"):
+        if key not in run:
+            raise RunFolderError(f"{path}: lacks {key!r}")
     return run
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(kind, value) of each line of a log and its rotated parts; kind "" for the torn last one."""
+Item = Shot | FrameRecord | AlarmRecord | Mapping[str, Any]
+"""What one line holds; a mapping is a note."""
+
+
+def _items(path: Path) -> Iterator[Item | None]:
+    """What a log and its rotated parts hold, in order; None for the torn last line."""
     parts = sorted(path.parent.glob(f"{path.stem}-*.jsonl*"))
     for part in [p for p in parts if not p.name.endswith(".tmp")] + [path]:
         packed = part.suffix == ".gz"
@@ -416,17 +435,36 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue  # killed between packing and removing
         if not part.exists():
             continue
-        with gzip.open(part, "rb") if packed else part.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    data = orjson.loads(line)
-                    kind, value = data["k"], data["v"]
-                except (orjson.JSONDecodeError, KeyError, TypeError) as why:
-                    if not line.endswith(b"\n"):
-                        yield "", None
-                        continue
-                    raise RunFolderError(f"{part}, line {number}: no record: {why}") from why
-                yield kind, value
+        number = 0
+        try:
+            with gzip.open(part, "rb") if packed else part.open("rb") as file:
+                for line in file:
+                    number += 1
+                    # A line without its end is torn even if it can be read: it is cut off when
+                    # the log is continued (`mend_torn_line`).
+                    yield _item(line) if line.endswith(b"\n") else None
+        except (KeyError, TypeError, ValueError) as why:  # JSONDecodeError is a ValueError
+            raise RunFolderError(f"{part}, line {number}: no record: {why!s:.200}") from why
+        except (OSError, EOFError, zlib.error) as why:
+            raise RunFolderError(f"{part}, after line {number}: cannot be read: {why}") from why
+
+
+def _item(line: bytes) -> Item:
+    data = orjson.loads(line)
+    kind, value = data["k"], data["v"]
+    match kind:
+        case "shot":
+            return _shot(value)
+        case "frame":
+            return _frame(value)
+        case "alarm":
+            return _alarm(value)
+        case "note":
+            if not isinstance(value, dict) or not {"what", "wall_ns"} <= value.keys():
+                raise ValueError("a note without what or wall_ns")
+            return value
+        case _:
+            raise ValueError(f"kind {kind!r:.20} is unknown")
 
 
 def _box(value: Mapping[str, float] | None) -> Box | None:
@@ -461,8 +499,10 @@ def _alarm(v: dict[str, Any]) -> AlarmRecord:
     return AlarmRecord(Alarm(**alarm), v["emitted"], v["alarmed_ns"])
 
 
-def _plan(v: dict[str, Any]) -> CameraPlan:
-    v["fires"] = tuple(FirePlan(**f) for f in v["fires"])
-    v["ignore"] = tuple(tuple((x, y) for x, y in polygon) for polygon in v["ignore"])
-    v["outages"] = tuple((start, end) for start, end in v["outages"])
-    return CameraPlan(**v)
+def _plan(v: Mapping[str, Any]) -> CameraPlan:
+    parts = {
+        "fires": tuple(FirePlan(**f) for f in v["fires"]),
+        "ignore": tuple(tuple((x, y) for x, y in polygon) for polygon in v["ignore"]),
+        "outages": tuple((start, end) for start, end in v["outages"]),
+    }
+    return CameraPlan(**{**v, **parts})
