@@ -470,6 +470,7 @@ def _paint_land(
     stony = np.clip(outcrop + 0.5 * steep - np.float32(3.3 - 2.2 * look.rock), 0, 0.8)
     boulder = np.clip((bump - np.float32(1.5) + 1.1 * stony) * 2.5, 0, 1) * (stony > 0)
     stone = _ROCK * np.clip(0.85 + 0.35 * ground._read(x, z, 45, 19), 0.4, 1.4)[..., None]
+    stone = stone * np.clip(0.45 + 0.28 * bump, 0.3, 1.2)[..., None]
     albedo += (stone - albedo) * boulder[..., None]
     for slot in range(look.roads):
         track = ground.road(x, z, pixel_m * 1.1, slot)[..., None]
