@@ -29,6 +29,8 @@ from typing import Any, Protocol
 
 from earlyfire_stream.verdict import Reason
 
+_TURN = 32
+"""Arrivals handed over before others on the loop get a turn: a backlog must not delay cameras."""
 _CAMERAS_COUNTED = 10_000
 """Names come from the wire: a stranger who invents them must not fill the memory."""
 
@@ -116,12 +118,18 @@ class Inlet(Protocol):
         """Frames in order of arrival; ends when the inlet is closed and the rest has been read."""
         ...
 
-    async def control(self) -> Control:
-        """The newest control message; waits for the first one."""
+    async def control(self, start_ns: int | None = None) -> Control:
+        """The control message of the fleet that plays now, or began at `start_ns`; waits for it.
+
+        The broker keeps an old fleet's last word: one that has ended or is gone does not play.
+        """
         ...
 
     async def ended(self) -> Control:
-        """Waits for the control message that carries `last_seqs`."""
+        """Waits for the end of the fleet that `control` gave (of any, if it gave none).
+
+        That is its control message with `last_seqs`, or a later fleet's, which has taken its place.
+        """
         ...
 
     async def publish_json(self, camera: str, what: str, body: bytes) -> None:
@@ -182,11 +190,15 @@ class Intake:
 
     async def drain(self) -> AsyncIterator[Arrival]:
         """Every arrival once, oldest first, until `close` and then until nothing waits."""
+        taken = 0
         while True:
             while self._waiting:
                 arrival = self._waiting.popleft()
                 self.bytes -= len(arrival.payload)
                 yield arrival
+                taken += 1
+                if taken % _TURN == 0:
+                    await asyncio.sleep(0)
             if self._closed:
                 return
             self._something.clear()
