@@ -24,6 +24,7 @@ __all__ = [
     "Shot",
     "Snapshot",
     "load",
+    "read_shots",
     "write_json",
 ]
 
@@ -402,6 +403,11 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
         speed=float(run["speed"]),
         alarm_policy=run["settings"]["alarm"],
     )
+
+
+def read_shots(path: Path) -> Iterator[Shot]:
+    """The frames of one cameras' log."""
+    return (item for item in _items(path) if isinstance(item, Shot))
 
 
 def _read_run(folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,351 @@
+"""`make speed`: what the harness itself costs, against a baseline measured in the same run.
+
+Nothing here is asserted: machines differ. Ratios travel better than figures, so each figure stands
+beside the same work done by the bare library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiomqtt
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from earlyfire_stream import records, run
+from earlyfire_stream.clock import Clock, virtual_run
+from earlyfire_stream.consumer import Consumer, _decode
+from earlyfire_stream.engines.base import Check, Reply, Request, Traits
+from earlyfire_stream.frames import Capture, frame_topic, wrap
+from earlyfire_stream.live.tally import Tally
+from earlyfire_stream.records import AlarmRecord, FrameRecord
+from earlyfire_stream.scenario.load import loads
+from earlyfire_stream.tokens import fit
+from earlyfire_stream.transport.address import BrokerAddress
+from earlyfire_stream.transport.broker import embedded_broker
+from earlyfire_stream.transport.mqtt import MqttInlet
+
+RUN = "speed"
+FRAMES = 4000
+CAMERAS = 20
+ROUNDS = 3
+console = Console()
+
+
+def noise_jpeg(width: int, height: int, wanted_bytes: int) -> bytes:
+    """A picture of about that size: noise, its strength found by bisection."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 1, (height, width, 3))
+    low, high = 0.0, 60.0
+    jpeg = b""
+    for _ in range(12):
+        strength = (low + high) / 2
+        image = np.clip(128 + noise * strength, 0, 255).astype(np.uint8)
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        low, high = (strength, high) if len(jpeg) < wanted_bytes else (low, strength)
+    return jpeg
+
+
+class NullEngine:
+    """Says no at once."""
+
+    traits = Traits("null", "null", needs_pixels=False)
+
+    async def infer(self, request: Request) -> Reply:
+        now = time.time_ns()
+        return Reply('{"has_smoke":false,"bbox":null}', "stop", now, now, request.visual_tokens)
+
+    async def check(self) -> list[Check]:
+        return []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+# --- intake --------------------------------------------------------------------------------------
+
+
+def flood(host: str, port: int, user: str, password: str, jpeg: bytes) -> None:
+    """A process of its own that publishes as fast as the broker takes it."""
+
+    async def send() -> None:
+        async with aiomqtt.Client(host, port, username=user, password=password) as client:
+            client.pending_calls_threshold = 1_000_000
+            for number in range(FRAMES):
+                camera = f"cam-{number % CAMERAS:02}"
+                seq = number // CAMERAS
+                now = time.time_ns()
+                capture = Capture(RUN, camera, seq, float(seq), now, now)
+                await client.publish(frame_topic(RUN, camera), wrap(jpeg, capture), qos=0)
+
+    asyncio.run(send())
+
+
+async def flooded(address: BrokerAddress, jpeg: bytes) -> None:
+    login = address.login
+    assert login is not None
+    process = multiprocessing.get_context("spawn").Process(
+        target=flood, args=(address.host, address.port, login.user, login.password, jpeg)
+    )
+    process.start()
+    await asyncio.to_thread(process.join)
+
+
+async def bare_intake(address: BrokerAddress, jpeg: bytes) -> tuple[float, float]:
+    """(messages/s, CPU ms a message) of a subscriber that only counts."""
+    login = address.login
+    assert login is not None
+    stamps: list[float] = []
+    async with aiomqtt.Client(
+        address.host, address.port, username=login.user, password=login.password
+    ) as client:
+        await client.subscribe(f"earlyfire/{RUN}/#")
+
+        async def count() -> None:
+            async for _ in client.messages:
+                stamps.append(time.perf_counter())
+
+        counting = asyncio.create_task(count())
+        cpu = time.process_time()
+        await flooded(address, jpeg)
+        await settled(lambda: len(stamps))
+        cpu = time.process_time() - cpu
+        counting.cancel()
+    return (len(stamps) - 1) / (stamps[-1] - stamps[0]), cpu / len(stamps) * 1e3
+
+
+async def consumer_intake(address: BrokerAddress, jpeg: bytes) -> tuple[float, float]:
+    """The same of our consumer: header, gaps, sampling, mailbox, engine, records on disk."""
+    loaded = loads(
+        "{earlyfire: 1, name: speed, duration: 1h, cameras: [{id: none, source: {kind: synthetic}}]"
+        ", sampling: {policy: fixed, idle: 5s}}"
+    )
+    clock = Clock()
+    stamps: list[float] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        log = await stack.enter_async_context(records.Log(folder / "records.jsonl"))
+        inlet = await stack.enter_async_context(MqttInlet(address, RUN, clock.wall_ns))
+
+        def emit(record: FrameRecord | AlarmRecord) -> None:
+            log.write(record)
+            stamps.append(time.perf_counter())
+
+        consumer = Consumer(RUN, loaded.scenario, {}, inlet, NullEngine(), clock, emit)
+        watching = asyncio.create_task(consumer.watch())
+        cpu = time.process_time()
+        await flooded(address, jpeg)
+        await settled(lambda: consumer.received)
+        cpu = time.process_time() - cpu
+        consumer.stop()
+        await watching
+    return (consumer.received - 1) / (stamps[-1] - stamps[0]), cpu / consumer.received * 1e3
+
+
+async def settled(count: object) -> None:
+    """Return when a count has stood still for a while."""
+    assert callable(count)
+    last = -1
+    while count() != last:
+        last = count()
+        await asyncio.sleep(0.5)
+
+
+async def intake(table: Table) -> None:
+    jpeg = noise_jpeg(1280, 720, 100_000)
+    bare: list[tuple[float, float]] = []
+    ours: list[tuple[float, float]] = []
+    async with embedded_broker("auto") as broker:
+        for _ in range(ROUNDS):
+            bare.append(await bare_intake(broker.address, jpeg))
+            ours.append(await consumer_intake(broker.address, jpeg))
+        kind = broker.kind
+    bare_rate, our_rate = (statistics.median(r for r, _ in rows) for rows in (bare, ours))
+    ratio = statistics.median(o[0] / b[0] for o, b in zip(ours, bare, strict=True))
+    table.add_row(
+        f"intake, {len(jpeg) / 1000:.0f} KB frames, {kind}",
+        f"{our_rate:,.0f} frames/s",
+        f"{bare_rate:,.0f} frames/s, bare aiomqtt",
+        f"{ratio:.2f}",
+    )
+    bare_cpu, our_cpu = (statistics.median(c for _, c in rows) for rows in (bare, ours))
+    table.add_row(
+        "CPU a frame, socket to record",
+        f"{our_cpu:.3f} ms",
+        f"{bare_cpu:.3f} ms, bare aiomqtt",
+        f"{our_cpu - bare_cpu:+.3f} ms",
+    )
+
+
+# --- replay --------------------------------------------------------------------------------------
+
+
+async def lateness(cameras: int, folder: Path) -> tuple[list[float], list[float]]:
+    """(ours, bare timers): ms that frames of a fleet at 1 fps were late, 100 KB over Mosquitto."""
+    seconds = 15
+    frames = folder / "frames"
+    if not frames.exists():
+        frames.mkdir()
+        jpeg = noise_jpeg(1280, 720, 100_000)
+        for number in range(seconds):
+            (frames / f"{number:03}.jpg").write_bytes(jpeg)
+    loaded = loads(
+        f"""
+        earlyfire: 1
+        name: replay
+        duration: {seconds}s
+        connections: shared
+        cameras:
+          - id: cam
+            count: {cameras}
+            cadence: 1s
+            source: {{kind: images, path: {frames}, interval: 1s}}
+        """
+    )
+    async with embedded_broker("auto") as broker:
+        options = run.Options(broker=broker.address, out=folder)
+        outcome = await run.play_cameras(loaded, options, [Tally()], asyncio.Event())
+    log = outcome.folder / records.CAMERAS_LOG
+    ours = [shot.late_s * 1e3 for shot in records.read_shots(log)]
+
+    loop = asyncio.get_running_loop()
+    bare: list[float] = []
+    start = loop.time() + 0.5
+
+    async def tick(phase: float) -> None:
+        for second in range(seconds):
+            due = start + phase + second
+            await asyncio.sleep(due - loop.time())
+            bare.append((loop.time() - due) * 1e3)
+
+    await asyncio.gather(*(tick(n / cameras) for n in range(cameras)))
+    return ours, bare
+
+
+def spread(values: Sequence[float]) -> str:
+    p50, p99, top = np.percentile(values, [50, 99, 100])
+    return f"{p50:.1f} / {p99:.1f} / {top:.1f} ms"
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def decoding(table: Table) -> None:
+    cv2.setNumThreads(1)
+    for width, height, size in ((1280, 720, 134_000), (1920, 1080, 249_000)):
+        jpeg = noise_jpeg(width, height, size)
+        to_width, to_height, _ = fit(width, height, 256, 1280)
+        ours, bare = [], []
+        for _ in range(ROUNDS):
+            ours.append(per_second(lambda: _decode(jpeg, to_width, to_height)))  # noqa: B023
+            bare.append(per_second(lambda: cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)))  # noqa: B023
+        table.add_row(
+            f"decode + resize, {width}x{height}",
+            f"{statistics.median(ours):,.0f} frames/s",
+            f"{statistics.median(bare):,.0f} frames/s, cv2.imdecode alone",
+            f"{statistics.median(o / b for o, b in zip(ours, bare, strict=True)):.2f}",
+        )
+
+
+def per_second(work: object, seconds: float = 1.0) -> float:
+    assert callable(work)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        work()
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+# --- virtual time --------------------------------------------------------------------------------
+
+
+def virtual(table: Table, folder: Path) -> None:
+    cameras, seconds = 1000, 60
+    loaded = loads(
+        f"""
+        earlyfire: 1
+        name: virtual
+        duration: {seconds}s
+        clock: virtual
+        cameras:
+          - id: cam
+            count: {cameras}
+            cadence: 1s
+            source: {{kind: synthetic, size: [320, 240]}}
+            vary: {{distinct: 1}}
+        sampling: {{policy: fixed, idle: 5s}}
+        engine: {{name: simulated, profile: spec-gpu, concurrency: 8, mailbox: 2000}}
+        """
+    )
+
+    async def play() -> run.Outcome:
+        return await run.play(loaded, run.Options(out=folder), [], asyncio.Event())
+
+    began = time.perf_counter()
+    outcome = virtual_run(play())
+    ours = cameras * seconds / (time.perf_counter() - began)
+    assert outcome.score is not None
+
+    async def bare() -> None:
+        async def tick() -> None:
+            for _ in range(seconds):
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*(tick() for _ in range(cameras)))
+
+    began = time.perf_counter()
+    virtual_run(bare())
+    timers = cameras * seconds / (time.perf_counter() - began)
+    table.add_row(
+        f"virtual time, {cameras} cameras, scoring included",
+        f"{ours:,.0f} frames/s",
+        f"{timers:,.0f} bare timers/s",
+        f"{ours / timers:.2f}",
+    )
+
+
+def main() -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim", title="harness speed")
+    for title in ("", "ours", "baseline, same run", "ratio"):
+        table.add_column(title, overflow="fold")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        console.print("intake: our consumer and a bare subscriber in turn …")
+        asyncio.run(intake(table))
+        for cameras in (50, 200):
+            console.print(f"replay lateness, {cameras} cameras …")
+            ours, bare = asyncio.run(lateness(cameras, folder))
+            table.add_row(
+                f"lateness p50/p99/max, {cameras} cameras at 1 fps",
+                spread(ours),
+                f"{spread(bare)}, bare timers",
+                "",
+            )
+        console.print("decoding …")
+        decoding(table)
+        console.print("virtual time …")
+        virtual(table, folder)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
