@@ -194,7 +194,8 @@ class Outcome:
 
 
 @cache
-def _one(sequence: RealSequence, settings: SmokeSettings) -> tuple[FirstAlarm | None, int]:
+def judged(sequence: RealSequence, settings: SmokeSettings) -> tuple[FirstAlarm | None, int]:
+    """The first true alarm (None without a fire) and the false-alarm episodes."""
     looks = watch(sequence, settings)
     alarm = None if sequence.onset_s is None else alarm_of(sequence, looks)
     return alarm, false_alarm_episodes(sequence, looks)
@@ -204,7 +205,7 @@ def outcome(sequences: Iterable[RealSequence], settings: SmokeSettings) -> Outco
     located = fires = episodes = 0
     delays: list[int | None] = []
     for sequence in sequences:
-        alarm, false_alarms = _one(sequence, settings)
+        alarm, false_alarms = judged(sequence, settings)
         episodes += false_alarms
         if alarm is None or sequence.first_box is None:
             continue

@@ -6,7 +6,11 @@ are taken out. What remains is smoke if it
 * is pale: it brightens the ground, or veils the sky near the skyline, and colours nothing;
 * is translucent: the ground behind it loses contrast, where a sunlit patch gains it;
 * stands on the ground: clouds do not reach below the skyline;
+* is one-sided: what moves darkens on one side what it brightens on the other;
 * stays where it began and grows over several looks: birds, insects and drifting things do not.
+
+Known weakness: under broken clouds and drifting fog in a fast stream (looks a second or two
+apart), sunlit patches that grow for half a minute still pass.
 
 Lengths in `*_px` are pixels of the working image, 640 wide. The evidence lives on a grid of half
 that resolution ("cells"), where a plume of 10 px still covers 25 cells. Nothing here reads a
@@ -44,13 +48,10 @@ DETAIL_PX = 5
 """Texture is what a box mean of this width leaves; wider structure may be the plume's own."""
 TEXTURE_POWER = 4.0
 """Grey levels squared of fine detail; less than this is a plain surface and noise."""
-
-
 SMOOTH_LEVELS = 2.0
 """Mean texture in grey levels below which a place may be sky; JPEG noise alone stays under 1."""
 DAYLIGHT_LEVELS = 25.0
 """By which the top of the frame outshines the bottom if there is a sky above ground by day."""
-
 CLOUDLESS = 0.75
 """Share of the bright sky that is smooth, above which there are no clouds to speak of."""
 
@@ -247,7 +248,7 @@ class SmokeDetector:
             or abs(captured_at - memory.looked_at) > self.settings.stale_s
         ):
             memory = self._memory = self._learn_anew(grey)
-        elapsed_s = captured_at - memory.looked_at
+        elapsed_s = max(0.0, captured_at - memory.looked_at)  # a late frame teaches no noise
         memory.looked_at = captured_at
         if memory.background is None:
             self._warm_up(memory, grey, colour, captured_at)
