@@ -471,8 +471,10 @@ class SmokeDetector:
 
 
 def _reduce(image: Pixels) -> tuple[Pixels, Pixels]:
-    """Smoothed grey (h, 640) and colour (h/2, 320, 3); h is even and keeps the aspect ratio."""
-    height = max(2 * ILLUMINATION_CELLS, 2 * round(image.shape[0] * WIDTH_PX / image.shape[1] / 2))
+    """Smoothed grey (h, 640) and colour (h/2, 320, 3); h is even and keeps the aspect ratio up to 1:2."""
+    height = 2 * round(image.shape[0] * WIDTH_PX / image.shape[1] / 2)
+    # No camera is that narrow or that tall; a broken one must not cost memory or time.
+    height = min(max(height, 2 * ILLUMINATION_CELLS), 2 * WIDTH_PX)
     small = cv2.resize(image, (WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     colour = cv2.resize(small, (WIDTH_PX // 2, height // 2), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), (3, 3), 0), colour
