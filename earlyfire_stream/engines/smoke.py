@@ -471,7 +471,7 @@ class SmokeDetector:
 
 
 def _reduce(image: Pixels) -> tuple[Pixels, Pixels]:
-    """Smoothed grey (h, 640) and colour (h/2, 320, 3); h is even and keeps the aspect ratio up to 1:2."""
+    """Smoothed grey (h, 640) and colour (h/2, 320, 3); h keeps the aspect ratio, up to 1:2."""
     height = 2 * round(image.shape[0] * WIDTH_PX / image.shape[1] / 2)
     # No camera is that narrow or that tall; a broken one must not cost memory or time.
     height = min(max(height, 2 * ILLUMINATION_CELLS), 2 * WIDTH_PX)
