@@ -97,7 +97,7 @@ class Fleet:
         self._group.create_task(self._link.set_status(camera, online), name=f"status {camera}")
 
     async def _play_live(self, camera: Camera) -> None:
-        """Pass on what a real camera shows, a picture a cadence; it has no schedule to be late for."""
+        """Pass on what a real camera shows, a picture a cadence; it has no schedule to miss."""
         source = self._live[camera.id]
         cadence_s = (camera.cadence or DEFAULT_CADENCE_S) / self._clock.speed
         self._tell_status(camera.id, True)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from earlyfire_stream import __version__, bench, run
 from earlyfire_stream.clock import virtual_run
-from earlyfire_stream.errors import EarlyfireError, UsageError
+from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
 from earlyfire_stream.live.tally import Tally
@@ -58,6 +59,8 @@ def main() -> None:
     """Run the command; an EarlyfireError becomes one message and exit code 2."""
     try:
         app()
+    except Interrupted as why:
+        _fail(str(why), INTERRUPTED)
     except EarlyfireError as why:
         _fail(str(why))
     except BaseExceptionGroup as group:
@@ -76,9 +79,11 @@ def _first(group: BaseException) -> BaseException:
     return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
 
 
-def _fail(message: str) -> None:
-    Console(stderr=True).print(f"earlyfire: {message}", markup=False, highlight=False, style="red")
-    sys.exit(BAD_INPUT)
+def _fail(message: str, code: int = BAD_INPUT) -> None:
+    Console(stderr=True).print(
+        f"earlyfire: {message}", markup=False, highlight=False, soft_wrap=True, style="red"
+    )
+    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:
@@ -457,9 +462,10 @@ def _threshold(text: str | None) -> float | None:
         return None
     name, _, value = text.partition("=")
     try:
-        if name != "efs":
+        threshold = float(value)
+        if name != "efs" or math.isnan(threshold):
             raise ValueError
-        return float(value)
+        return threshold
     except ValueError:
         raise UsageError(f"--fail-under {text!r}: write efs=60") from None
 
@@ -480,21 +486,26 @@ def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
             with _stop_on_signals(stop):
                 return await play(loaded, options, [watching], stop)
 
-        if scenario.clock == "virtual":
-            return virtual_run(go())
-        return asyncio.run(go())
+        try:
+            return virtual_run(go()) if scenario.clock == "virtual" else asyncio.run(go())
+        except asyncio.CancelledError:
+            raise Interrupted(
+                "interrupted twice: what was recorded stays; `earlyfire score` reads it"
+            ) from None
 
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run cleanly; a second one at once."""
+    """The first Ctrl-C or SIGTERM ends the run cleanly; a second one cancels it, unscored."""
     loop = asyncio.get_running_loop()
+    playing = asyncio.current_task()
+    assert playing is not None
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def ask() -> None:
+        if stop.is_set():
+            playing.cancel()
         stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
 
     for number in signals:
         loop.add_signal_handler(number, ask)

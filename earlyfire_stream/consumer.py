@@ -217,7 +217,9 @@ class Consumer:
 
     async def _until_drained(self) -> Mapping[str, int]:
         """Wait for the fleet's last word and the frames before it, or for `stop`."""
-        ended = asyncio.ensure_future(self._inlet.ended())
+        # Nobody announces the end of foreign cameras; a fleet of our run's name is another's.
+        never = asyncio.get_running_loop().create_future()
+        ended = asyncio.ensure_future(never if self._foreign else self._inlet.ended())
         stopped = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -226,9 +228,12 @@ class Consumer:
                 await asyncio.wait({ended}, timeout=0.5)
             if not ended.done():
                 return {}
+            control = ended.result()
+            if control.start_ns > self._clock.start_ns:
+                return {}  # another fleet has taken the place of ours: these are not our numbers
             last_seqs = {
                 name: last
-                for name, last in (ended.result().last_seqs or {}).items()
+                for name, last in (control.last_seqs or {}).items()
                 if self._shards is None or shard_of(name) in self._shards
             }
         finally:

@@ -6,6 +6,7 @@
     │   └── SourceError         a video, image or folder that cannot be played
     ├── RunFolderError          a run folder that cannot be written or read; exit code 2
     ├── TransportError          the broker's: unreachable, refused, wrong password; exit code 2
+    ├── Interrupted             Ctrl-C before anything was played; exit code 130
     └── EngineError             the engine's answer to one request: a fate, never a crash
         ├── EngineUnavailable   nobody answers there
         ├── EngineOverloaded    it says that it is busy (503, queue full)
@@ -26,6 +27,7 @@ __all__ = [
     "EngineRejected",
     "EngineTimeout",
     "EngineUnavailable",
+    "Interrupted",
     "Problem",
     "RunFolderError",
     "ScenarioError",
@@ -81,6 +83,10 @@ class RunFolderError(EarlyfireError):
 
 class TransportError(EarlyfireError):
     """The broker cannot be used; names its address (never the password) and what to do."""
+
+
+class Interrupted(EarlyfireError):
+    """Stopped by whoever started it, before anything was played; later it is a partial result."""
 
 
 class EngineError(EarlyfireError):

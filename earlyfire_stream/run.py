@@ -2,6 +2,9 @@
 
 `play` does both halves in one process. `play_cameras` and `play_consumer` are the halves by
 themselves, for two terminals or two machines; all they share is a broker and the run's topic.
+
+A run's folder appears when everything stands, its run.json in it: what failed or was stopped
+before leaves nothing behind, and what is killed later can be scored.
 """
 
 from __future__ import annotations
@@ -9,12 +12,18 @@ from __future__ import annotations
 __all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "rescore"]
 
 import asyncio
+import contextlib
+import errno
+import itertools
 import os
 import platform
 import resource
+import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +37,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat
 from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Engine
-from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.errors import Interrupted, RunFolderError, TransportError, UsageError
 from earlyfire_stream.frames import shard_of
 from earlyfire_stream.records import (
     CAMERAS_LOG,
@@ -39,12 +48,13 @@ from earlyfire_stream.records import (
     FrameRecord,
     Log,
     Observer,
+    RunLog,
     Shot,
     Snapshot,
     load,
     write_json,
 )
-from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Times
+from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Times, close
 from earlyfire_stream.scenario.fleet import (
     camera_plan,
     declared_cadence,
@@ -69,6 +79,8 @@ KEY_FRAMES = 200
 """Alarm frames that a run folder keeps."""
 PULSE_S = 10.0
 """Wall seconds between two notes of the process's own state."""
+ECHO_S = 10.0
+"""Wall seconds within which the broker must bring our own control message back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +113,9 @@ async def play(
 ) -> Outcome:
     """Play a scenario from end to end: cameras, broker, consumer, score.
 
-    `stop` set: ends within seconds with a scored partial run. Raises UsageError, TransportError or
-    RunFolderError; what was opened is closed again and what was recorded stays.
+    `stop` set: ends within seconds with a scored partial run, or with Interrupted where nothing was
+    played yet. Raises UsageError, TransportError or RunFolderError; what was opened is closed again
+    and what was recorded stays.
     """
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
@@ -115,23 +128,24 @@ async def play(
         )
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
-        folder = _new_folder(loaded, options, engine)
+        name = _free_name(loaded, options, engine)
+        run = options.run or name
+        async with _opening(stop):
+            tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
+            await stack.enter_async_context(engine)
+            film = _film(loaded)
+            reel = await _open_reel(stack, film, clock, scenario, engine, tell)
+            live = await _open_live(stack, loaded, expand(scenario))
+            phases = film.phases(reel.times)
+            plans = _plans(expand(scenario), reel.times, phases)
+            bare, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
+            link = await stack.enter_async_context(
+                NetworkLink(bare, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+            )
+        write_run = _RunFile(options.out / name, run, loaded, engine, clock, plans, options)
+        folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
         records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
-        tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
-        await stack.enter_async_context(engine)
-        film = _film(loaded)
-        reel = await _open_reel(stack, film, clock, scenario, engine, tell)
-        live = await _open_live(stack, loaded, expand(scenario))
-        phases = film.phases(reel.times)
-        plans = _plans(expand(scenario), reel.times, phases)
-        write_run = _RunFile(folder, loaded, engine, clock, plans, options)
-        write_run(complete=False)
-        run = options.run or folder.name
-        bare, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
-        link = await stack.enter_async_context(
-            NetworkLink(bare, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
-        )
         truths = _Truths()
         seats = {plan.id: Seat(plan) for plan in plans}
         keep = _KeyFrames(folder)
@@ -176,6 +190,7 @@ async def play(
         write_run(complete=False)
         control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
         await link.announce(control)
+        await _echo(inlet, control)
         tell.begin(plans, clock, consumer.snapshot)
         try:
             async with asyncio.TaskGroup() as group:
@@ -194,7 +209,7 @@ async def play(
         finally:
             _note_end(records_log, clock, consumer, inlet)
         tell.stage("closing")
-        played_s = min(clock.now(), scenario.duration or clock.now())
+        played_s = _played_s(clock, scenario)
         interrupted = stop.is_set()
     warnings = (*reel.warnings, *keep.warnings)
     write_run(complete=True, interrupted=interrupted, played_s=played_s, warnings=warnings)
@@ -211,21 +226,22 @@ async def play_cameras(
     address = _half_address(scenario, options)
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
-        folder = _new_folder(loaded, options, None)
-        cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
-        film = _film(loaded)
-        reel = await _open_reel(stack, film, clock, scenario, None, tell)
-        live = await _open_live(stack, loaded, expand(scenario))
-        phases = film.phases(reel.times)
-        plans = _plans(expand(scenario), reel.times, phases)
-        write_run = _RunFile(folder, loaded, None, clock, plans, options)
-        write_run(complete=False)
+        name = _free_name(loaded, options, None)
         run = options.run or scenario.name
-        tell.stage(f"broker {address}")
-        mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
-        link = await stack.enter_async_context(
-            NetworkLink(mqtt, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
-        )
+        async with _opening(stop):
+            film = _film(loaded)
+            reel = await _open_reel(stack, film, clock, scenario, None, tell)
+            live = await _open_live(stack, loaded, expand(scenario))
+            phases = film.phases(reel.times)
+            plans = _plans(expand(scenario), reel.times, phases)
+            tell.stage(f"broker {address}")
+            mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
+            link = await stack.enter_async_context(
+                NetworkLink(mqtt, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+            )
+        write_run = _RunFile(options.out / name, run, loaded, None, clock, plans, options)
+        folder = write_run.new_folder()
+        cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
 
         def on_shot(shot: Shot) -> None:
             cameras_log.write(shot)
@@ -253,7 +269,7 @@ async def play_cameras(
             guard = group.create_task(cameras_log.failed(), name="cameras log")
             await _play_fleet(fleet, link, control, stop)
             guard.cancel()
-        played_s = min(clock.now(), scenario.duration or clock.now())
+        played_s = _played_s(clock, scenario)
     warnings = tuple(reel.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
     return Outcome(folder, None, stop.is_set(), warnings)
@@ -274,32 +290,41 @@ async def play_consumer(
     foreign = options.topic is not None
     earlier = load(options.folder) if options.folder is not None else None
     async with AsyncExitStack() as stack:
-        folder = options.folder or _new_folder(loaded, options, engine)
-        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
-        tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
-        await stack.enter_async_context(engine)
-        run = options.run or scenario.name
-        tell.stage(f"broker {address}")
-        inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
-        cameras = () if foreign else _in_shards(expand(scenario), options.shards)
+        name = _free_name(loaded, options, engine)
+        run = options.run or (earlier.run["run"] if earlier is not None else scenario.name)
         truths: _SourceTruths | None = None
         plans: tuple[CameraPlan, ...] = ()
-        if not foreign:
-            film = replace(_film(loaded), cameras=cameras)
-            sources = await asyncio.to_thread(film.open)
-            times = {name: Times.of(source) for name, source in sources.items()}
-            phases = film.phases(times)
-            plans = _plans(cameras, times, phases)
-            truths = _SourceTruths(cameras, sources, phases)
-        write_run = _RunFile(folder, loaded, engine, clock, plans, options)
-        write_run(complete=False)
-        if not foreign:
-            tell.stage(f"waiting for the cameras of run {run!r}")
-            control = await _joined(inlet, loaded, clock, stop)
-            if control is not None:
+        async with _opening(stop):
+            if not foreign:
+                cameras = _in_shards(expand(scenario), options.shards)
+                film = _film(loaded)
+                film = replace(film, cameras=_in_shards(film.cameras, options.shards))
+                sources = await asyncio.to_thread(film.open)
+                stack.callback(close, sources)
+                times = {name: Times.of(source) for name, source in sources.items()}
+                phases = film.phases(times)
+                plans = _plans(cameras, times, phases)
+                truths = _SourceTruths(cameras, sources, phases)
+            if earlier is not None:
+                _check_same(loaded, plans, earlier, options)
+            tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
+            await stack.enter_async_context(engine)
+            tell.stage(f"broker {address}")
+            inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
+            if not foreign:
+                tell.stage(f"waiting for the cameras of run {run!r}")
+                start_ns = earlier.run["start_ns"] if earlier is not None else None
+                control = await inlet.control(start_ns)
+                _check_control(loaded, control, start_ns)
                 clock.speed = control.speed
                 clock.begin(control.start_ns)
-                write_run(complete=False)
+        folder = options.folder or options.out / name
+        write_run = _RunFile(folder, run, loaded, engine, clock, plans, options)
+        if earlier is None:
+            folder = write_run.new_folder()
+        else:
+            write_run(complete=False)
+        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
         keep = _KeyFrames(folder)
         known: dict[str, set[int]] = {}
         for record in earlier.frames if earlier is not None else ():
@@ -340,7 +365,7 @@ async def play_consumer(
                     guard.cancel()
         finally:
             _note_end(records_log, clock, consumer, inlet)
-        played_s = clock.now()
+        played_s = _played_s(clock, scenario)
     write_run(
         complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=tuple(keep.warnings)
     )
@@ -356,6 +381,28 @@ def rescore(folder: Path, cameras: Path | None = None) -> Score:
 
 
 # --- opening -------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _opening(stop: asyncio.Event) -> AsyncIterator[None]:
+    """Getting ready may take minutes: `stop` ends it at once, with Interrupted."""
+    loop = asyncio.get_running_loop()
+
+    async def end(limit: asyncio.Timeout) -> None:
+        await stop.wait()
+        limit.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout(None) as limit:
+            ending = asyncio.create_task(end(limit), name="interrupt")
+            try:
+                yield
+            finally:
+                ending.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise Interrupted("interrupted while getting ready: nothing was played") from None
 
 
 def _check_virtual(scenario: Scenario, clock: Clock, options: Options) -> None:
@@ -490,26 +537,41 @@ def _in_shards(cameras: tuple[Camera, ...], shards: frozenset[int] | None) -> tu
     return tuple(c for c in cameras if shards is None or shard_of(c.id) in shards)
 
 
-async def _joined(
-    inlet: Inlet, loaded: Loaded, clock: Clock, stop: asyncio.Event
-) -> Control | None:
-    """The control message of the fleet that plays now; None if we were stopped while waiting."""
-    waiting = asyncio.ensure_future(inlet.control())
-    stopping = asyncio.ensure_future(stop.wait())
+async def _echo(inlet: Inlet, control: Control) -> None:
+    """Wait for our own control message, so that an earlier fleet's end is not taken for ours."""
     try:
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            return None
-        control = waiting.result()
-    finally:
-        for future in (waiting, stopping):
-            future.cancel()
+        async with asyncio.timeout(ECHO_S):
+            await inlet.control(control.start_ns)
+    except TimeoutError:
+        raise TransportError(
+            f"the broker does not bring the control message of run {control.run!r} back within "
+            f"{ECHO_S:g} s; may this user read its topics?"
+        ) from None
+
+
+def _check_control(loaded: Loaded, control: Control, start_ns: int | None) -> None:
     if control.digest != digest(loaded.scenario):
         raise UsageError(
             f"{loaded.file}: the cameras of run {control.run!r} play another scenario; start both "
             "halves with the same file, or give this pair a name of its own with --run"
         )
-    return control
+    if start_ns not in (None, control.start_ns):
+        raise UsageError(
+            f"--resume: the cameras that this folder watched are gone, and others play as run "
+            f"{control.run!r}; leave --resume out to watch these"
+        )
+
+
+def _check_same(
+    loaded: Loaded, plans: Sequence[CameraPlan], earlier: RunLog, options: Options
+) -> None:
+    """UsageError unless the folder to be continued watched the same cameras."""
+    same = earlier.run["digest"] == digest(loaded.scenario)
+    if not same or [plan.id for plan in plans] != [plan.id for plan in earlier.cameras]:
+        raise UsageError(
+            f"--resume {options.folder}: this folder watched other cameras than {loaded.file} with "
+            "these options; give the same scenario, --seed, --duration, --shard and --topic"
+        )
 
 
 # --- playing -------------------------------------------------------------------------------------
@@ -530,9 +592,14 @@ async def _play_fleet(fleet: Fleet, link: Link, control: Control, stop: asyncio.
     await link.announce(replace(control, last_seqs=dict(fleet.last_seqs)))
 
 
+def _played_s(clock: Clock, scenario: Scenario) -> float:
+    now = max(0.0, clock.now())
+    return now if scenario.duration is None else min(now, scenario.duration)
+
+
 async def _pulse(log: Log, clock: Clock) -> None:
-    """Note now and then how the process itself fares."""
-    while True:
+    """Note now and then how the process itself fares; in virtual time that would mean nothing."""
+    while not clock.virtual:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         log.note(
             "pulse",
@@ -556,12 +623,13 @@ def _rss_bytes() -> int | None:
 def _note_end(log: Log, clock: Clock, consumer: Consumer, inlet: Inlet) -> None:
     seen = consumer.snapshot()
     counts = inlet.counts
+    refused = Counter(seen.refused) + counts.refused
     log.note(
         "session_end",
         clock.wall_ns(),
         received=seen.received,
         duplicates=seen.duplicates,
-        refused=dict(seen.refused),
+        refused=dict(sorted(refused.items())),
         tokens_spent=seen.tokens_spent,
         dropped=counts.dropped,
         reconnects=counts.reconnects,
@@ -660,22 +728,20 @@ class _KeyFrames:
 # --- the run folder ------------------------------------------------------------------------------
 
 
-def _new_folder(loaded: Loaded, options: Options, engine: Engine | None) -> Path:
+def _free_name(loaded: Loaded, options: Options, engine: Engine | None) -> str:
+    """What the run's folder will be called. RunFolderError if none could be made there."""
+    place = next(p for p in (options.out.absolute(), *options.out.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is no folder"
+        raise RunFolderError(f"{place} {why}; choose another place with --out")
     who = engine.traits.name if engine is not None else "cameras"
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    stem = f"{stamp}-{loaded.scenario.name}-{who}"
-    for attempt in range(1, 1000):
-        folder = options.out / (stem if attempt == 1 else f"{stem}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as why:
-            raise RunFolderError(
-                f"{folder}: cannot be made: {why.strerror}; choose another place with --out"
-            ) from why
-        return folder
-    raise RunFolderError(f"{options.out}: a thousand runs began in this second")
+    return _numbered(options.out, f"{stamp}-{loaded.scenario.name}-{who}")
+
+
+def _numbered(out: Path, stem: str) -> str:
+    names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+    return next(name for name in names if not (out / name).exists())
 
 
 class _RunFile:
@@ -684,6 +750,7 @@ class _RunFile:
     def __init__(
         self,
         folder: Path,
+        run: str,
         loaded: Loaded,
         engine: Engine | None,
         clock: Clock,
@@ -691,11 +758,11 @@ class _RunFile:
         options: Options,
     ) -> None:
         scenario = loaded.scenario
-        self._path = folder / RUN_FILE
+        self._folder = folder
         self._clock = clock
         self._data: dict[str, Any] = {
             "schema": 1,
-            "run": options.run or folder.name,
+            "run": run,
             "scenario": scenario.name,
             "scenario_file": loaded.file,
             "scenario_text": loaded.text,
@@ -716,6 +783,25 @@ class _RunFile:
             "git": _git_state(),
         }
 
+    def new_folder(self) -> Path:
+        """Make the folder, run.json in it from its first moment on."""
+        out, stem = self._folder.parent, self._folder.name
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            draft = out / f".{stem}-{secrets.token_hex(4)}"
+            draft.mkdir()
+            try:
+                self._write(draft, complete=False)
+                self._folder = _renamed(draft, out, stem)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+        except OSError as why:
+            raise RunFolderError(
+                f"{self._folder}: cannot be made: {why.strerror}; choose another place with --out"
+            ) from why
+        return self._folder
+
     def __call__(
         self,
         *,
@@ -724,8 +810,18 @@ class _RunFile:
         played_s: float | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
+        self._write(self._folder, complete, interrupted, played_s, warnings)
+
+    def _write(
+        self,
+        folder: Path,
+        complete: bool,
+        interrupted: bool = False,
+        played_s: float | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
         write_json(
-            self._path,
+            folder / RUN_FILE,
             {
                 **self._data,
                 "speed": self._clock.speed,
@@ -736,6 +832,17 @@ class _RunFile:
                 "warnings": warnings,
             },
         )
+
+
+def _renamed(draft: Path, out: Path, stem: str) -> Path:
+    """Where the folder stands now; another run of the same second may have taken the name."""
+    while True:
+        folder = out / _numbered(out, stem)
+        try:
+            return draft.rename(folder)
+        except OSError as why:
+            if why.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def _versions() -> dict[str, str]:

@@ -149,8 +149,8 @@ class MemoryInlet:
     def arrivals(self) -> AsyncIterator[Arrival]:
         return self._intake.drain()
 
-    async def control(self) -> Control:
-        return await self._hub.newest_control()
+    async def control(self, start_ns: int | None = None) -> Control:
+        return await self._hub.newest_control()  # a hub has one fleet
 
     async def ended(self) -> Control:
         return await self._hub.final_control()

@@ -612,8 +612,10 @@ class MqttInlet:
         self._control_topic = control_topic(run)
         self._status_prefix = f"{ROOT}/{run}/"
         self._control: Control | None = None
-        self._announced = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._follows_ns: int | None = None
+        """`start_ns` of the fleet that `control` gave."""
+        self._news = asyncio.Event()
+        """A control message or a fleet's status has come."""
         self._online: set[str] = set()
         self._fleets: set[str] = set()
         self._letters: deque[_Letter] = deque()
@@ -675,14 +677,30 @@ class MqttInlet:
     def arrivals(self) -> AsyncIterator[Arrival]:
         return self._intake.drain()
 
-    async def control(self) -> Control:
-        await self._announced.wait()
-        assert self._control is not None
-        return self._control
+    async def control(self, start_ns: int | None = None) -> Control:
+        def plays(control: Control) -> bool:
+            return control.start_ns == start_ns or (
+                # A fleet that was killed could not say that it ended; its last will could.
+                control.last_seqs is None and bool(self._fleets)
+            )
+
+        control = await self._heard(plays)
+        self._follows_ns = control.start_ns
+        return control
 
     async def ended(self) -> Control:
-        await self._ended.wait()
-        assert self._control is not None
+        def ends(control: Control) -> bool:
+            follows_ns = self._follows_ns
+            if follows_ns is None or control.start_ns == follows_ns:
+                return control.last_seqs is not None
+            return control.start_ns > follows_ns
+
+        return await self._heard(ends)
+
+    async def _heard(self, wanted: Callable[[Control], bool]) -> Control:
+        while self._control is None or not wanted(self._control):
+            self._news.clear()
+            await self._news.wait()
         return self._control
 
     async def publish_json(self, camera: str, what: str, body: bytes) -> None:
@@ -730,17 +748,14 @@ class MqttInlet:
             self.counts.refused["control"] += 1
             return
         self._control = control
-        self._announced.set()
-        if control.last_seqs is not None:
-            self._ended.set()
-        else:
-            self._ended.clear()
+        self._news.set()
 
     def _take_status(self, topic: str, payload: bytes) -> None:
         shard, name = topic.split("/")[2:4]
         known = self._fleets if shard == "fleet" else self._online
         if payload == ONLINE and is_camera_name(name) and len(known) < _CAMERAS:
             known.add(name)
+            self._news.set()
             return
         known.discard(name)
         if shard == "fleet" and not known:
