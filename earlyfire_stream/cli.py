@@ -40,6 +40,15 @@ BAD_INPUT = 2
 THRESHOLD_FAILED = 99
 INTERRUPTED = 130
 
+LEFT_BEHIND = {
+    "score.json": "the score and everything beside it",
+    "records.jsonl": "the fate of every frame, every answer and alarm",
+    "cameras.jsonl": "what the cameras scheduled and sent, with the truth",
+    "frames": "the frames that raised alarms",
+    "run.json": "the scenario, its settings, versions and host",
+}
+"""What a run folder may hold, in the order in which one would look at it."""
+
 app = typer.Typer(
     name="earlyfire",
     help=(
@@ -521,9 +530,10 @@ def _finish(outcome: run.Outcome, threshold: float | None) -> None:
         _print_score(outcome.score)
     for warning in outcome.warnings:
         Console(stderr=True).print(f"warning: {warning}", markup=False, style="yellow")
-    typer.echo("")
-    for path in sorted(outcome.folder.iterdir()):
-        typer.echo(f"written: {path}{'/' if path.is_dir() else ''}")
+    typer.echo(f"\nrun folder: {outcome.folder}")
+    for name, what in LEFT_BEHIND.items():
+        if (outcome.folder / name).exists():
+            typer.echo(f"  {name:<14} {what}")
     if outcome.interrupted:
         typer.echo("interrupted: the score is of the part that was played", err=True)
         raise typer.Exit(INTERRUPTED)

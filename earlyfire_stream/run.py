@@ -17,6 +17,7 @@ import errno
 import itertools
 import os
 import platform
+import re
 import resource
 import secrets
 import shutil
@@ -711,7 +712,9 @@ class _KeyFrames:
             self._left += 1
             return
         self._kept += 1
-        name = f"{record.alarm.camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
+        # A foreign camera's name is a stranger's text: it must not decide where we write.
+        camera = re.sub(r"[^A-Za-z0-9_.-]", "_", record.alarm.camera)[:80]
+        name = f"{camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
         try:
             self._folder.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(jpeg)
