@@ -387,7 +387,7 @@ class Consumer:
 
     def _score_change(self, camera: _Camera, waiting: Waiting, undecided: Reason | None) -> None:
         """Rate the change in a frame, if it is time to; an undecided frame's fate hangs on it."""
-        due = waiting.captured_at - camera.scored_at >= self._scenario.sampling.suspect
+        due = waiting.captured_at - camera.scored_at >= ChangeDetector.EVERY_S - 0.0005
         if not self._scores or not due or camera.scoring or self._scoring >= SCORING_BACKLOG:
             if undecided is not None:
                 self._fate(waiting, Fate.SAMPLED_OUT, undecided)
@@ -417,7 +417,12 @@ class Consumer:
         self, camera: _Camera, waiting: Waiting, undecided: Reason | None, score: float
     ) -> None:
         settings = self._scenario.sampling
-        if score >= settings.change:
+        # Smoke that has been alarmed goes on changing the picture; its fire is known.
+        alarmed_at = camera.alarms.emitted_at
+        known = alarmed_at is not None and (
+            waiting.captured_at - alarmed_at < self._scenario.alarm.repeat
+        )
+        if score >= settings.change and not known:
             camera.sampling.suspect(waiting.captured_at, settings)
         if undecided is None:
             return
@@ -638,6 +643,7 @@ class Consumer:
         record = AlarmRecord(alarm, candidate.emit, self._clock.wall_ns())
         self._emit(record)
         if candidate.emit:
+            camera.sampling.relax(alarm.completed_at)
             kind = self._kind(camera, alarm.completed_at)
             message = orjson.dumps({"run": self._run, "kind": kind, "alarm": alarm})
             self._post(waiting.camera, "alarm", message)
@@ -743,6 +749,12 @@ def _decode(jpeg: bytes, width: int, height: int) -> npt.NDArray[np.uint8] | Non
 
 
 def _change(detector: ChangeDetector, frame: Frame) -> float:
-    """The change score of a frame, decoded at an eighth of its size; 0 if it cannot be read."""
-    gray = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    """The change score of a frame, decoded 160 pixels wide or more; 0 if it cannot be read."""
+    if frame.width >= 1280:
+        size = cv2.IMREAD_REDUCED_GRAYSCALE_8
+    elif frame.width >= 640:
+        size = cv2.IMREAD_REDUCED_GRAYSCALE_4
+    else:
+        size = cv2.IMREAD_REDUCED_GRAYSCALE_2
+    gray = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), size)
     return 0.0 if gray is None else detector.score(np.asarray(gray, np.uint8))
