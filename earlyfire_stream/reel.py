@@ -27,6 +27,7 @@ import heapq
 import itertools
 import math
 import multiprocessing
+import os
 import pickle
 import random
 import signal
@@ -111,7 +112,7 @@ def dues(
             return
         if camera.jitter:
             at += max(-0.45 * cadence, min(0.45 * cadence, rng.gauss(0, camera.jitter)))
-        at = round(max(0.0, at), 6)
+        at = round(min(max(0.0, at), end - 1e-6), 6)
         yield Due(seq, at, at)
 
 
@@ -282,8 +283,17 @@ class AheadReel:
         self._process = context.Process(
             target=_make, args=(self._film, theirs), name="earlyfire-reel", daemon=True
         )
-        await asyncio.to_thread(self._process.start)
-        theirs.close()
+        starting = asyncio.ensure_future(asyncio.to_thread(self._process.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting  # a process half started could not be stopped
+            self._process.kill()
+            await asyncio.to_thread(self._process.join)
+            self._pipe.close()
+            raise
+        finally:
+            theirs.close()
         self._thread = threading.Thread(target=self._read, name="reel reader", daemon=True)
         self._thread.start()
         try:
@@ -397,7 +407,8 @@ class AheadReel:
             case ("opened", dict() as times):
                 self.times = times
                 assert self._opened is not None
-                self._opened.set_result(None)
+                if not self._opened.done():  # cancelled while this was on its way
+                    self._opened.set_result(None)
             case ("plate", str() as camera, Due() as due, Plate() as plate):
                 self._plates[camera].append((due, plate))
                 self.made += 1
@@ -426,6 +437,8 @@ class AheadReel:
 def _make(film: Film, pipe: Connection) -> None:
     """The child: open, report, make every plate in order. Ends when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if hasattr(os, "nice"):
+        os.nice(10)  # making pictures ahead must not take the cores from publishing on time
 
     def send(*message: object) -> None:
         pipe.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
