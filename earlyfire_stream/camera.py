@@ -103,7 +103,14 @@ class Fleet:
         self._tell_status(camera.id, True)
         after, seq = -1.0, 0
         while self._duration is None or self._clock.now() < self._duration:
-            picture = await source.newest(after)
+            left_s = None
+            if self._duration is not None:
+                left_s = (self._duration - self._clock.now()) / self._clock.speed
+            try:
+                async with asyncio.timeout(left_s):
+                    picture = await source.newest(after)
+            except TimeoutError:
+                break  # a camera that is away must not keep the run from its end
             after = picture.at + cadence_s * 0.999
             now = self._clock.now()
             due = Due(seq, round(now, 6), round(now, 6))
