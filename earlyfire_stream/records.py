@@ -223,12 +223,18 @@ class Log:
     A write that fails (disk full) ends the log: it is raised from `failed()` at once and from
     leaving the context, as RunFolderError. Past `rotate_bytes` the file is set aside as
     `<name>-0001.jsonl.gz` and a new one begun.
+
+    `behind` another log, what that was told first is written first: of a process that is killed,
+    or whose disk is full, no fate is known of a frame whose schedule is not.
     """
 
     FLUSH_S = 1.0
 
-    def __init__(self, path: Path, rotate_bytes: int = 256_000_000) -> None:
+    def __init__(
+        self, path: Path, rotate_bytes: int = 256_000_000, *, behind: Log | None = None
+    ) -> None:
         self.path = path
+        self._behind = behind
         self._rotate_bytes = rotate_bytes
         self._lines: list[bytes] = []
         self._file: BinaryIO | None = None
@@ -295,6 +301,12 @@ class Log:
             lines, self._lines = self._lines, []
             if not lines:
                 return
+            if self._behind is not None:
+                try:
+                    self._behind._flush()
+                except RunFolderError as why:
+                    self._failure = why
+                    raise
             assert self._file is not None
             data = memoryview(b"".join(lines))
             try:

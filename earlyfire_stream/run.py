@@ -146,7 +146,7 @@ async def play(
         write_run = _RunFile(options.out / name, run, loaded, engine, clock, plans, options)
         folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
-        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
+        records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG, behind=cameras_log))
         truths = _Truths()
         seats = {plan.id: Seat(plan) for plan in plans}
         keep = _KeyFrames(folder)

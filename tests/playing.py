@@ -115,7 +115,7 @@ def wait_for(what: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
 
 async def until(what: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     async with asyncio.timeout(within_s):
-        while not (found := what()):
+        while not (found := what()):  # noqa: ASYNC110 - files and processes set no events
             await asyncio.sleep(0.02)
         return found
 
@@ -247,15 +247,20 @@ class Nursery:
 
 
 @contextmanager
-def open_mosquitto(program: str, folder: Path) -> Iterator[int]:
-    """A Mosquitto that lets everybody in and takes messages of any size; gives its port."""
+def open_mosquitto(program: str, folder: Path, settings: str = "") -> Iterator[int]:
+    """A Mosquitto that takes messages of any size; gives its port.
+
+    It lets everybody in unless `settings`, lines of its configuration, say who.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     config = folder / "mosquitto.conf"
     config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
-        f"log_dest file {folder / 'mosquitto.log'}\nuser root\n"
+        f"listener {port} 127.0.0.1\npersistence false\nlog_dest file {folder / 'broker.log'}\n"
+        + ("user root\n" if os.geteuid() == 0 else "")
+        + (settings or "allow_anonymous true")
+        + "\n"
     )
     process = subprocess.Popen([program, "-c", str(config)])
 
