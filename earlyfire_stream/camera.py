@@ -145,7 +145,7 @@ class Fleet:
         except asyncio.CancelledError:
             self._log(shot)  # it may be on its way already
             raise
-        self._log(replace(shot, unsent=unsent))
+        self._log(shot if unsent is Reason.NONE else replace(shot, unsent=unsent))
 
     def _note(self, camera: str, due: Due, plate: Plate, unsent: Reason) -> None:
         self._log(replace(self._shot(camera, due, plate), unsent=unsent))

@@ -153,6 +153,8 @@ class Consumer:
         self._stop = asyncio.Event()
         self._over = False
         self._throttled_ns = 0
+        self._usual_ns = 0.0
+        """What a request has taken of late, a running mean."""
         self._last_tokens = self._max_tokens
         self._last_arrival_ns = clock.wall_ns()
         self.received = 0
@@ -347,7 +349,7 @@ class Consumer:
             captured_at=capture.captured_at,
             captured_ns=capture.captured_ns,
             received_ns=arrival.received_ns,
-            frame=replace(parsed, capture=capture),
+            frame=parsed if parsed.capture is capture else replace(parsed, capture=capture),
         )
         self._sample(camera, waiting)
 
@@ -436,8 +438,9 @@ class Consumer:
     def _admit(self, camera: _Camera, waiting: Waiting) -> None:
         camera.newest_at = max(camera.newest_at, waiting.captured_at)
         camera.sampling.last_look_at = waiting.captured_at
-        suspicious = camera.sampling.is_suspicious(waiting.captured_at)
-        for gone in self._mailbox.offer(replace(waiting, suspicious=suspicious)):
+        if camera.sampling.is_suspicious(waiting.captured_at):
+            waiting = replace(waiting, suspicious=True)
+        for gone in self._mailbox.offer(waiting):
             self._fate(gone.waiting, gone.fate, gone.reason, admitted=True)
         self._wake.set()
 
@@ -481,7 +484,10 @@ class Consumer:
             return waiting
 
     def _is_late(self, waiting: Waiting) -> bool:
-        return self._clock.wall_ns() - waiting.captured_ns > self._deadline_ns
+        """The deadline has passed, or will before the engine can be expected to answer."""
+        left_ns = waiting.captured_ns + self._deadline_ns - self._clock.wall_ns()
+        # An engine that always takes longer than half the deadline is tried all the same.
+        return left_ns < min(self._usual_ns, self._deadline_ns / 2)
 
     @property
     def _deadline_ns(self) -> int:
@@ -542,6 +548,7 @@ class Consumer:
             self._failed(waiting, started_ns, (width, height), count, why)
         else:
             busy_s = (reply.answered_ns - started_ns) / 1e9
+            self._usual_ns += 0.2 * (busy_s * 1e9 - self._usual_ns)
             self._learned.observe(count, busy_s, crowd, self.workers)
             self._judge(waiting, reply, started_ns, (width, height))
 
