@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -135,7 +136,6 @@ class Command:
     out_file: Path
     err_file: Path
     nursery: Nursery
-    children: Mapping[int, psutil.Process]
 
     @property
     def out(self) -> str:
@@ -153,13 +153,17 @@ class Command:
         if not self.ended:
             os.kill(self.pid, number)
 
-    def look_at_children(self) -> list[psutil.Process]:
-        try:
-            found = psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            found = []
-        self.children.update({p.pid: p for p in found})
-        return found
+    def family(self) -> list[psutil.Process]:
+        """The command's living processes, its children's children and orphans included."""
+
+        def ours(process: psutil.Process) -> bool:
+            try:
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                return alive and os.getsid(process.pid) == self.pid
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                return False
+
+        return [process for process in psutil.process_iter() if ours(process)]
 
     def wait(self, within_s: float = PATIENCE_S) -> int:
         """The exit code; what a crash writes must not be in its words."""
@@ -175,9 +179,10 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         self.codes: dict[int, int] = {}
         self._folder = folder
-        self._number = 0
+        self._numbers = itertools.count()
         self._heard = threading.Condition()
         self._started: list[int] = []
+        self._asking = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.zygote"],
             stdin=subprocess.PIPE,
@@ -195,9 +200,9 @@ class Nursery:
         environ: Mapping[str, str] | None = None,
         file_bytes: int | None = None,
     ) -> Command:
-        self._number += 1
-        out = self._folder / f"{self._number}.out"
-        err = self._folder / f"{self._number}.err"
+        number = next(self._numbers)
+        out = self._folder / f"{number}.out"
+        err = self._folder / f"{number}.err"
         request = {
             "arguments": [str(a) for a in arguments],
             "cwd": str(cwd),
@@ -207,12 +212,12 @@ class Nursery:
             "err": str(err),
         }
         assert self._process.stdin is not None
-        with self._heard:
+        with self._asking, self._heard:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             assert self._heard.wait_for(lambda: self._started, PATIENCE_S)
             pid = self._started.pop()
-        return Command(pid, out, err, self, {})
+        return Command(pid, out, err, self)
 
     def run(self, *arguments: object, cwd: Path, **more: Any) -> tuple[int, Command]:
         command = self.start(*arguments, cwd=cwd, **more)

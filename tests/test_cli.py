@@ -165,7 +165,7 @@ def test_init_writes_a_scenario_that_can_be_previewed_and_never_replaces_one(
     assert "is there already" in refused(nursery, "scenario", "init", "mine.yaml", cwd=tmp_path)
     pictures(tmp_path / "pictures", 5)
     scenario(tmp_path, camera("north"))
-    code, command = nursery.run("scenario", "preview", "tiny.yaml", "-o", "x.png", cwd=tmp_path)
+    code, _ = nursery.run("scenario", "preview", "tiny.yaml", "-o", "x.png", cwd=tmp_path)
     assert code == 0
     assert cv2.imread(str(tmp_path / "x.png")) is not None
 
