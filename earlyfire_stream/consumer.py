@@ -44,6 +44,8 @@ REORDER_S = 30.0
 """Wall seconds after which a missing frame counts as lost while the stream goes on."""
 QUIET_S = 2.0
 """Wall seconds without an arrival after which a finished stream is taken to have drained."""
+GRACE_S = 2.0
+"""Wall seconds that what is under way is given after `stop`."""
 TEXT_KEPT = 4000
 """Characters of a reply that a record keeps."""
 EVERY_DEPTH = 10_000
@@ -100,6 +102,7 @@ class Consumer:
         *,
         truth_of: TruthOf | None = None,
         foreign: bool = False,
+        strangers: bool = True,
         pixels: bool = True,
         shards: frozenset[int] | None = None,
         joined_late: bool = False,
@@ -108,6 +111,8 @@ class Consumer:
     ) -> None:
         """`foreign`: topics of other people's cameras, whose comments count for nothing.
 
+        `strangers` False: a camera without a seat is none of this run's, and what it sends is
+        refused; its frames would have fates that nobody scheduled.
         `pixels` False: the frames are blank (virtual time), so nothing is decoded for sampling.
         `joined_late`: what is missing before a camera's first arrival was lost to our absence.
         """
@@ -119,6 +124,7 @@ class Consumer:
         self._emit = emit
         self._truth_of = truth_of
         self._foreign = foreign
+        self._strangers = strangers
         self._shards = shards
         self._joined_late = joined_late
         self._on_alarm_frame = on_alarm_frame
@@ -145,6 +151,8 @@ class Consumer:
         self._scores = pixels and scenario.sampling.policy == "adaptive"
         self._threads = None if clock.virtual else ThreadPoolExecutor(2, "decode")
         self._scoring = 0
+        self._undecided: dict[str, Waiting] = {}
+        """Frames whose fate hangs on a change score that a thread is working out."""
         self._in_flight: dict[str, Waiting] = {}
         self._outbox: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue(OUTBOX)
         self._wake = asyncio.Event()
@@ -152,7 +160,7 @@ class Consumer:
         """Something under way has come to its end."""
         self._stop = asyncio.Event()
         self._over = False
-        self._throttled_ns = 0
+        self._throttled_until_ns = 0
         self._usual_ns = 0.0
         """What a request has taken of late, a running mean."""
         self._last_tokens = self._max_tokens
@@ -188,6 +196,7 @@ class Consumer:
     def stop(self) -> None:
         """End soon: nothing new is taken in, what is under way gets a short grace."""
         self._stop.set()
+        self._moved.set()
 
     async def watch(self) -> None:
         """Work until the stream has ended or `stop` is called. Every frame then has its fate."""
@@ -204,8 +213,7 @@ class Consumer:
                 last_seqs = await self._until_drained()
                 intake.cancel()
                 self._give_up_missing(last_seqs)
-                stopped = self._stop.is_set()
-                await self._until_idle(2.0 if stopped else self._scenario.engine.deadline)
+                await self._until_idle()
                 self._over = True
                 self._wake.set()
                 for task in (*side, *crew):
@@ -254,10 +262,18 @@ class Consumer:
             await asyncio.sleep(min(0.1, QUIET_S - quiet_s))
         return last_seqs
 
-    async def _until_idle(self, patience_s: float) -> None:
+    async def _until_idle(self) -> None:
+        """Until all is answered or expired; once `stop` is called, no longer than the grace."""
+        loop = asyncio.get_running_loop()
+        hurried = False
+        # Housekeeping comes round every half second and expires what is past its deadline.
+        patience_s = self._scenario.engine.deadline + 1.0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(patience_s) as limit:
                 while self._is_busy():
+                    if self._stop.is_set() and not hurried:
+                        hurried = True
+                        limit.reschedule(loop.time() + GRACE_S)
                     self._moved.clear()
                     await self._moved.wait()
 
@@ -290,8 +306,10 @@ class Consumer:
 
     def _abandon_rest(self) -> None:
         for waiting in (*self._mailbox.empty(), *self._in_flight.values()):
+            self._fate(waiting, Fate.ABANDONED, Reason.STOPPED, admitted=True)
+        for waiting in self._undecided.values():
             self._fate(waiting, Fate.ABANDONED, Reason.STOPPED)
-        self._in_flight.clear()
+        self._undecided.clear()
 
     # --- receiving ---
 
@@ -301,10 +319,12 @@ class Consumer:
 
     def _receive(self, arrival: Arrival) -> None:
         self.received += 1
-        self._last_arrival_ns = arrival.received_ns
         parsed = parse(arrival.payload, self._limits)
         capture = None if self._foreign else parsed.capture
         camera = self._cameras.get(arrival.camera)
+        if camera is None and not self._strangers:
+            self._refuse(arrival, parsed, "unknown_camera")
+            return
         if capture is None:
             if camera is not None and not camera.foreign:
                 # One of our own cameras never sends a picture without capture data.
@@ -325,6 +345,7 @@ class Consumer:
         if coming is Coming.AGAIN:
             self.duplicates += 1
             return
+        self._last_arrival_ns = arrival.received_ns
         if camera.first_seq is None:
             camera.first_seq = capture.seq
         camera.last_at = max(camera.last_at, capture.captured_at)
@@ -400,6 +421,8 @@ class Consumer:
             return
         camera.scoring = True
         self._scoring += 1
+        if undecided is not None:
+            self._undecided[waiting.camera] = waiting
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._threads, _change, camera.changes, waiting.frame)
 
@@ -407,11 +430,10 @@ class Consumer:
             camera.scoring = False
             self._scoring -= 1
             self._moved.set()
-            if done.cancelled():
-                if undecided is not None:
-                    self._fate(waiting, Fate.ABANDONED, Reason.STOPPED)
-                return
-            self._scored(camera, waiting, undecided, done.result())
+            if undecided is not None and self._undecided.pop(waiting.camera, None) is None:
+                return  # abandoned meanwhile
+            if not done.cancelled():
+                self._scored(camera, waiting, undecided, done.result())
 
         future.add_done_callback(finish)
 
@@ -458,7 +480,6 @@ class Consumer:
             self._in_flight[waiting.camera] = waiting
             try:
                 await self._look(waiting)
-                del self._in_flight[waiting.camera]
             finally:
                 self._mailbox.done(waiting.camera)
             self._wake.set()
@@ -469,7 +490,7 @@ class Consumer:
         while True:
             pause_s = self._budget.wait_s(self._last_tokens, self._now_s())
             if pause_s > 0 and len(self._mailbox):
-                self._throttled_ns = self._clock.wall_ns()
+                self._throttled_until_ns = self._clock.wall_ns() + round(pause_s * 1e9)
                 await asyncio.sleep(pause_s)
                 continue
             waiting = self._mailbox.take(self._clock.wall_ns())
@@ -480,6 +501,7 @@ class Consumer:
             if self._is_late(waiting):
                 self._expire(waiting)
                 self._mailbox.done(waiting.camera)
+                self._moved.set()
                 continue
             return waiting
 
@@ -495,7 +517,7 @@ class Consumer:
 
     def _expire(self, waiting: Waiting) -> None:
         # If the budget held a worker back while this frame waited, the budget is to blame.
-        blame_budget = self._throttled_ns > waiting.received_ns
+        blame_budget = self._throttled_until_ns > waiting.received_ns
         fate = Fate.OVER_BUDGET if blame_budget else Fate.EXPIRED
         self._fate(waiting, fate, admitted=True)
 
@@ -508,15 +530,17 @@ class Consumer:
         except ValueError as why:
             self._fate(waiting, Fate.UNDECODABLE, Reason.BAD_HEADER, str(why), admitted=True)
             return
+        # Before decoding, which takes a while: another worker must find the budget as it is.
+        self._last_tokens = count
+        self._budget.spend(count, self._now_s())
         image: npt.NDArray[np.uint8] | None = None
         if self._engine.traits.needs_pixels:
             image = await self._in_thread(_decode, frame.jpeg, width, height)
             if image is None:
                 detail = "the header is sound, the picture is not"
                 self._fate(waiting, Fate.UNDECODABLE, Reason.TRUNCATED, detail, admitted=True)
+                self._budget.refund(count, self._now_s())
                 return
-        self._last_tokens = count
-        self._budget.spend(count, self._now_s())
         self.tokens_spent += count
         label = Label(None)
         if self._truth_of is not None:
@@ -572,7 +596,7 @@ class Consumer:
             waiting,
             Fate.ENGINE_ERROR,
             Reason(why.kind),
-            str(why)[:300],
+            _utf8(str(why)[:300]),
             admitted=True,
             answer=answer,
         )
@@ -602,7 +626,7 @@ class Consumer:
             prompt_tokens=reply.prompt_tokens,
             output_tokens=reply.output_tokens,
             finish=reply.finish,
-            text=reply.text[:TEXT_KEPT],
+            text=_utf8(reply.text[:TEXT_KEPT]),
             verdict=verdict,
             box_error=box_error,
             server=reply.server,
@@ -704,6 +728,8 @@ class Consumer:
     ) -> None:
         capture = waiting.frame.capture
         assert capture is not None
+        if self._in_flight.get(waiting.camera) is waiting:
+            del self._in_flight[waiting.camera]
         self._emit(
             FrameRecord(
                 camera=waiting.camera,
@@ -735,6 +761,11 @@ class Consumer:
             return work(jpeg, width, height)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work, jpeg, width, height)
+
+
+def _utf8(text: str) -> str:
+    """A server's JSON may hold half a surrogate pair, which no record can."""
+    return text.encode(errors="replace").decode()
 
 
 def _polygons(camera: _Camera) -> tuple[Polygon, ...]:
