@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed sweep clean mosquitto
+.PHONY: help install demo test lint format typecheck speed sweep overload clean mosquitto
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint       ruff          make typecheck  mypy --strict"
 	@echo "make format     ruff format   make clean      remove $(VENV), runs and caches"
 	@echo "make speed      throughput, lateness and overhead, as ratios measured in one run"
+	@echo "make overload   200 cameras, ten minutes, an engine that answers one frame a second"
 	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
 
 $(VENV)/.base: pyproject.toml
@@ -63,7 +64,10 @@ speed: $(VENV)/.dev
 	@$(BIN)/python -m tests.speed
 
 sweep: $(VENV)/.base
-	@$(BIN)/earlyfire bench scenarios/sweep.yaml --sampling fixed:5s,fixed:10s,fixed:30s,adaptive:5s,adaptive:10s,adaptive:30s
+	@$(BIN)/earlyfire bench scenarios/sweep.yaml --sampling fixed:5s,fixed:10s,fixed:30s,adaptive:10s,adaptive:20s,adaptive:30s,adaptive:60s
+
+overload: $(VENV)/.dev
+	@$(BIN)/python -m tests.overload
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
