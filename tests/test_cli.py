@@ -159,7 +159,7 @@ def test_the_schema_is_a_json_schema(nursery: Nursery, tmp_path: Path) -> None:
 def test_init_writes_a_scenario_that_can_be_previewed_and_never_replaces_one(
     nursery: Nursery, tmp_path: Path
 ) -> None:
-    code, command = nursery.run("scenario", "init", "mine.yaml", cwd=tmp_path)
+    code, _ = nursery.run("scenario", "init", "mine.yaml", cwd=tmp_path)
     assert code == 0
     assert load_scenario(tmp_path / "mine.yaml").scenario.name == "my-fleet"
     assert "is there already" in refused(nursery, "scenario", "init", "mine.yaml", cwd=tmp_path)

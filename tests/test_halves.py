@@ -71,7 +71,7 @@ def test_the_halves_meet_whoever_comes_first(
     assert code == 0
     told = orjson.loads(score.out)
     assert told["ledger"]["balanced"] is True
-    assert [fire["alarm_s"] for fire in told["fires"]] == [1.0]
+    assert [(fire["fire"], fire["ttfd_frames"]) for fire in told["fires"]] == [("f", 0)]
 
     # The broker still holds the first fleet's last word; it must not end this consumer at once.
     second = start("consume", "c2")
