@@ -44,7 +44,7 @@ THRESHOLDS = (
     "foot_reach_px",
     "veil_reach_px",
     "max_colour_gain",
-    "max_contrast",
+    "max_transmission",
     "min_paleness",
     "anchor",
     "max_birth_width",
@@ -55,7 +55,7 @@ THRESHOLDS = (
 )
 GRID = {
     "seed_z": (4.5, 6.0, 7.5),
-    "max_contrast": (1.1, 1.25, 1.5),
+    "max_transmission": (0.75, 0.9, 1.0),
     "growth": (1.1, 1.25, 1.5),
 }
 
@@ -265,8 +265,8 @@ def print_leave_one_out(root: Path) -> None:
     print("|---|" + "---|" * (len(GRID) + 3))
     sequences = [*positives(root), *negatives(root)]
     grid = [
-        SmokeSettings(seed_z=seed_z, max_contrast=max_contrast, growth=growth)
-        for seed_z, max_contrast, growth in product(*GRID.values())
+        SmokeSettings(seed_z=seed_z, max_transmission=max_transmission, growth=growth)
+        for seed_z, max_transmission, growth in product(*GRID.values())
     ]
     for left_out in sequences:
         others = [s for s in sequences if s is not left_out]

@@ -4,7 +4,7 @@ A look is compared with the median of earlier looks, after camera shake and the 
 are taken out. What remains is smoke if it
 
 * is pale: it brightens the ground, or veils the sky near the skyline, and colours nothing;
-* is translucent: the ground behind it loses contrast, where a sunlit patch gains it;
+* hides what is behind it: the ground's own texture fades, where sunlight brings it out;
 * stands on the ground: clouds do not reach below the skyline;
 * is one-sided: what moves darkens on one side what it brightens on the other;
 * stays where it began and grows over several looks: birds, insects and drifting things do not.
@@ -90,9 +90,8 @@ class SmokeSettings:
     """How far below the skyline a plume may darken: smoke before bright haze."""
     max_colour_gain: float = 10.0
     """Grey levels of (max - min) over B, G, R: smoke is grey and colours its background less."""
-    max_contrast: float = 1.1
-    """Texture within, 1 = as before: smoke lowers it, sunlight and whatever is uncovered raise it.
-    Above 1 for the texture that dense smoke has of its own."""
+    max_transmission: float = 0.9
+    """Share of the ground's texture that shows through: smoke hides it, sunlight raises it."""
     min_paleness: float = 0.75
     """Share of the change in and round a place that a veil explains. Whatever moves (branches,
     clouds, their shadows, fog banks) darkens on one side what it brightens on the other."""
@@ -350,12 +349,13 @@ class SmokeDetector:
             )
             # Light bleaches nothing; what does may have all the texture of a dense plume.
             still = max(brighter, veiled) >= settings.min_paleness * change
+            seen_through = _transmission(grey, background.grey, window, ground)
             smoke_like = (
                 pale_place
                 and still
                 and (
                     colour_gain < -settings.max_colour_gain
-                    or _contrast(grey, background.grey, window, ground) <= settings.max_contrast
+                    or seen_through <= settings.max_transmission
                 )
             )
             part = strength[window][inside]
@@ -611,18 +611,23 @@ def _colour_gain(
     return float(np.mean(np.ptp(now, axis=1)) - np.mean(np.ptp(before, axis=1)))
 
 
-def _contrast(grey: Pixels, usual: Pixels, window: tuple[slice, slice], ground: Pixels) -> float:
-    """Texture now over texture before, away from the edge of the place; 0 where it is too small."""
+def _transmission(
+    grey: Pixels, usual: Pixels, window: tuple[slice, slice], ground: Pixels
+) -> float:
+    """How much of the ground's own texture still shows, away from the edge of the place.
+
+    1 as before, 0 where nothing shows or the place is too small to tell; sunlight makes it more.
+    It is the slope of today's texture over the usual one, so that the texture which dense smoke
+    has of its own does not count.
+    """
     inner = cv2.erode(np.pad(ground.astype(np.uint8), 2), np.ones((5, 5), np.uint8))[2:-2, 2:-2]
     if not inner.any():
         return 0.0
     ys, xs = window
     wide = np.s_[2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
     mask = np.repeat(np.repeat(inner > 0, 2, axis=0), 2, axis=1)
-    now, before = (
-        float(np.mean(np.square(_detail(g[wide].astype(np.float32))[mask]))) for g in (grey, usual)
-    )
-    return math.sqrt(now / max(before, TEXTURE_POWER))
+    now, before = (_detail(g[wide].astype(np.float32))[mask] for g in (grey, usual))
+    return float(np.mean(now * before) / max(float(np.mean(before * before)), TEXTURE_POWER))
 
 
 def _joined(blobs: Sequence[_Blob]) -> _Blob:
