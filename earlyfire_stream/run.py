@@ -170,6 +170,7 @@ async def play(
             clock,
             emit,
             truth_of=truths.of if engine.traits.needs_truth else None,
+            strangers=False,
             pixels=not isinstance(reel, BlankReel),
             on_alarm_frame=keep,
         )
@@ -345,6 +346,7 @@ async def play_consumer(
             emit,
             truth_of=truths.of if truths is not None and engine.traits.needs_truth else None,
             foreign=foreign,
+            strangers=foreign,
             shards=options.shards,
             joined_late=clock.now() > 0 or earlier is not None,
             on_alarm_frame=keep,
