@@ -102,7 +102,7 @@ def test_a_fleet_that_was_killed_is_not_waited_upon_and_the_next_one_is_joined(
 def test_a_consumer_that_joins_late_was_away_for_the_frames_before(
     start: Callable[..., Command], tmp_path: Path
 ) -> None:
-    pictures(tmp_path / "pictures", 80)
+    pictures(tmp_path / "pictures", 60)
     scenario(tmp_path, camera("north"))
     cameras = start("cameras", "k")
     wait_for(lambda: run_folders(tmp_path / "k"))
@@ -112,17 +112,17 @@ def test_a_consumer_that_joins_late_was_away_for_the_frames_before(
     assert cameras.wait() == 0
     assert consumer.wait() == 0
     log, ledger = proof(run_folder(tmp_path / "c"), played)
-    assert ledger.scheduled == 80
+    assert ledger.scheduled == 60
     away = sorted(r.seq for r in log.frames if r.reason == "consumer_down")
     assert len(away) >= 10
     assert away == list(range(len(away))), "the first ones, without a gap"
-    assert ledger.reasons == {"answered": 80 - len(away), "lost(consumer_down)": len(away)}
+    assert ledger.reasons == {"answered": 60 - len(away), "lost(consumer_down)": len(away)}
 
 
 def test_a_consumer_that_was_killed_goes_on_where_it_was(
     nursery: Nursery, start: Callable[..., Command], tmp_path: Path
 ) -> None:
-    pictures(tmp_path / "pictures", 120)
+    pictures(tmp_path / "pictures", 80)
     scenario(tmp_path, camera("north"), camera("south"))
     consumer = start("consume", "c")
     wait_for(lambda: "waiting for the cameras" in consumer.out)
@@ -139,7 +139,7 @@ def test_a_consumer_that_was_killed_goes_on_where_it_was(
     played = run_folder(tmp_path / "k")
     code, score = nursery.run("score", watched, "--cameras", played, cwd=tmp_path)
     assert code == 0, score.err
-    assert "ledger: 240 scheduled = " in score.out
+    assert "ledger: 160 scheduled = " in score.out
     log, ledger = proof(watched, played)
     assert log.complete
     assert ledger.reasons["lost(consumer_down)"] > 0
