@@ -50,6 +50,13 @@ TEXT_KEPT = 4000
 """Characters of a reply that a record keeps."""
 EVERY_DEPTH = 10_000
 """Frames of one camera that may queue up where each one is looked at (policy `every`)."""
+LEEWAY = 1000
+LEEWAY_FACTOR = 4
+"""A camera's sequence number is believed up to 1000 + 4 x what its cadence allows by now."""
+FASTEST_S = 0.01
+"""Cadence of a camera that declares none, for that purpose."""
+STRANGERS = 10_000
+"""Most cameras that are watched without having been announced; bounds memory."""
 OUTBOX = 1000
 """Verdicts and alarms on their way to the broker; beyond it they are dropped and counted."""
 SCORING_BACKLOG = 8
@@ -82,7 +89,6 @@ class _Camera:
     last_at: float = 0.0
     """Capture of the newest frame that came."""
     alarms: AlarmPolicyState = field(default_factory=AlarmPolicyState)
-    known: frozenset[int] = frozenset()
     first_seq: int | None = None
     """The first frame that came; None before."""
 
@@ -172,10 +178,15 @@ class Consumer:
         """Payloads that were no frame of anybody, by reason; they have no fate."""
 
     def _seated(self, seat: Seat) -> _Camera:
-        camera = _Camera(plan=seat.plan, known=seat.known)
+        camera = _Camera(plan=seat.plan)
         for seq in sorted(seat.known):
-            camera.gaps.came(seq, 0)
+            camera.gaps.came(seq, 0, seq)
         return camera
+
+    def _highest(self, plan: CameraPlan | None) -> int:
+        """The last sequence number that a camera can have reached by now, with room to spare."""
+        cadence_s = plan.cadence_s if plan is not None else None
+        return LEEWAY + int(max(0.0, self._clock.now()) * LEEWAY_FACTOR / (cadence_s or FASTEST_S))
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
@@ -183,7 +194,7 @@ class Consumer:
             waiting=len(self._mailbox),
             in_flight=len(self._in_flight),
             tokens_spent=self.tokens_spent,
-            tokens_per_s=self._budget.rate if self._budget.rate else self._learned.rate,
+            tokens_per_s=self._budget.rate or self._learned.rate,
             utilization=self._budget.utilization(self._now_s()),
             duplicates=self.duplicates,
             refused=dict(self.refused),
@@ -241,10 +252,12 @@ class Consumer:
             control = ended.result()
             if control.start_ns > self._clock.start_ns:
                 return {}  # another fleet has taken the place of ours: these are not our numbers
+            plans = {name: camera.plan for name, camera in self._cameras.items()}
             last_seqs = {
                 name: last
                 for name, last in (control.last_seqs or {}).items()
-                if self._shards is None or shard_of(name) in self._shards
+                if (self._shards is None or shard_of(name) in self._shards)
+                and last <= self._highest(plans.get(name))
             }
         finally:
             for future in (ended, stopped):
@@ -322,7 +335,7 @@ class Consumer:
         parsed = parse(arrival.payload, self._limits)
         capture = None if self._foreign else parsed.capture
         camera = self._cameras.get(arrival.camera)
-        if camera is None and not self._strangers:
+        if camera is None and (not self._strangers or len(self._cameras) >= STRANGERS):
             self._refuse(arrival, parsed, "unknown_camera")
             return
         if capture is None:
@@ -338,7 +351,7 @@ class Consumer:
             return
         if camera is None:
             camera = self._cameras[arrival.camera] = _Camera()
-        coming = camera.gaps.came(capture.seq, arrival.received_ns)
+        coming = camera.gaps.came(capture.seq, arrival.received_ns, self._highest(camera.plan))
         if coming is Coming.ABSURD:
             self._refuse(arrival, parsed, "absurd_seq")
             return
@@ -467,7 +480,7 @@ class Consumer:
         self._wake.set()
 
     def _load(self) -> Load:
-        rate = self._budget.rate or self._learned.rate
+        rate = self._budget.rate or (self._learned.rate if self._learn else None)
         looks = None if rate is None else rate / self._last_tokens / self._clock.speed
         spare = 1.0 - self._budget.utilization(self._now_s()) if self._budget.rate else 1.0
         return Load(len(self._cameras), looks, spare)
@@ -570,6 +583,10 @@ class Consumer:
             self._failed(waiting, started_ns, (width, height), count, EngineTimeout("no answer"))
         except EngineError as why:
             self._failed(waiting, started_ns, (width, height), count, why)
+        except Exception as why:  # an engine's bug must not end the run: this is its boundary
+            log.exception("engine %s failed on a frame", self._engine.traits.name)
+            error = EngineError(f"{type(why).__name__}: {why}")
+            self._failed(waiting, started_ns, (width, height), count, error)
         else:
             busy_s = (reply.answered_ns - started_ns) / 1e9
             self._usual_ns += 0.2 * (busy_s * 1e9 - self._usual_ns)
@@ -778,7 +795,9 @@ def _decode(jpeg: bytes, width: int, height: int) -> npt.NDArray[np.uint8] | Non
     Area averaging where it shrinks by half or more (no aliasing), linear otherwise (five times
     faster, and between 1 and 2 the difference cannot be seen).
     """
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    # As the header says: turned by its EXIF data it would not fit the size that was worked out.
+    how_read = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), how_read)
     if image is None:
         return None
     shrink = image.shape[1] / width

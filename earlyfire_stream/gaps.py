@@ -6,12 +6,9 @@ Pure; one `Gaps` a camera. Sequence numbers start at 0. A missing one may still 
 
 from __future__ import annotations
 
-__all__ = ["MAX_LEAP", "Coming", "Gaps"]
+__all__ = ["Coming", "Gaps"]
 
 from enum import Enum
-
-MAX_LEAP = 100_000
-"""Numbers that may be skipped at once; a stranger's comment must not make us list billions."""
 
 
 class Coming(Enum):
@@ -29,10 +26,14 @@ class Gaps:
         self.next_seq = 0
         self._missing: dict[int, int] = {}
 
-    def came(self, seq: int, now_ns: int) -> Coming:
-        """Note an arrival; numbers that it skipped are missing from `now_ns` on."""
+    def came(self, seq: int, now_ns: int, highest: int) -> Coming:
+        """Note an arrival; numbers that it skipped are missing from `now_ns` on.
+
+        `highest` is the last number that the camera can have reached by now: what a stranger claims
+        beyond it must not make us list billions of missing frames.
+        """
         if seq >= self.next_seq:
-            if seq - self.next_seq > MAX_LEAP:
+            if seq > highest:
                 return Coming.ABSURD
             for skipped in range(self.next_seq, seq):
                 self._missing[skipped] = now_ns
