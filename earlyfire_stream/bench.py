@@ -15,6 +15,7 @@ from earlyfire_stream import run
 from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.records import Observer
+from earlyfire_stream.reel import Shelf
 from earlyfire_stream.scenario.load import Loaded, with_overrides
 from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.scenario.units import parse_seconds
@@ -63,6 +64,8 @@ def bench(
 ) -> list[tuple[Variant, Path, Score]]:
     """Play every variant in turn; each leaves a run folder of its own."""
     results = []
+    if any(v.scenario.sampling.policy == "adaptive" for v in chosen):
+        options = replace(options, shelf=Shelf())
     for number, variant in enumerate(chosen):
         observer = observe(variant, number)
         asked = replace(loaded, scenario=variant.scenario)

@@ -17,6 +17,7 @@ __all__ = [
     "InlineReel",
     "Plate",
     "Reel",
+    "Shelf",
     "Times",
     "dues",
 ]
@@ -102,7 +103,7 @@ def dues(
                 return
             yield Due(seq, round(phase + at, 6), at)
         return
-    cadence = declared_cadence(camera, times.cadence_s) or DEFAULT_CADENCE_S
+    cadence = camera.cadence or declared_cadence(camera, times.cadence_s) or DEFAULT_CADENCE_S
     if times.ends_at is not None:
         end = min(end, times.ends_at)
     rng = random.Random(zlib.crc32(f"{seed}/{camera.id}/jitter".encode()))
@@ -221,10 +222,42 @@ def _blank_like(picture: Picture | None) -> bytes:
     return b"\xff\xd8\xff\xc0\x00\x0b\x08" + size + scan
 
 
+class Shelf:
+    """Plates of the film that was played last, so that a bench makes them once for all variants.
+
+    Beyond `room_bytes` no more are put down; they are made again.
+    """
+
+    def __init__(self, room_bytes: int = 1_000_000_000) -> None:
+        self._room_bytes = room_bytes
+        self._held_bytes = 0
+        self._film: Film | None = None
+        self._plates: dict[tuple[str, int], Plate] = {}
+
+    def clear_for(self, film: Film) -> None:
+        """Forget the plates of any other film."""
+        if film != self._film:
+            self._film = film
+            self._plates.clear()
+            self._held_bytes = 0
+
+    def get(self, camera: str, seq: int) -> Plate | None:
+        return self._plates.get((camera, seq))
+
+    def put(self, camera: str, seq: int, plate: Plate) -> None:
+        size_bytes = len(plate.jpeg or b"")
+        if self._held_bytes + size_bytes <= self._room_bytes:
+            self._plates[camera, seq] = plate
+            self._held_bytes += size_bytes
+
+
 class InlineReel:
     """Pictures made when they are asked for, in the caller's own thread. For virtual time."""
 
-    def __init__(self, film: Film) -> None:
+    def __init__(self, film: Film, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
+        if shelf is not None:
+            shelf.clear_for(film)
         self._sources = film.open()
         self.times: Mapping[str, Times] = {
             name: Times.of(source) for name, source in self._sources.items()
@@ -236,12 +269,22 @@ class InlineReel:
         }
 
     async def take(self, camera: str, due: Due) -> Plate:
-        # The fleet asks in order of capture, so what is made on the way is asked for next.
-        while not self._plates[camera]:
+        shelved = self._shelf.get(camera, due.seq) if self._shelf is not None else None
+        if shelved is not None:
+            return shelved
+        waiting = self._plates[camera]
+        # The fleet asks in order of capture, so what is made on the way is asked for next; only
+        # what came from the shelf is not.
+        while not waiting or waiting[0][0].seq < due.seq:
+            if waiting:
+                waiting.popleft()
+                continue
             name, made, plate = next(self._made)
             self._plates[name].append((made, plate))
-        made, plate = self._plates[camera].popleft()
+        made, plate = waiting.popleft()
         assert made.seq == due.seq
+        if self._shelf is not None:
+            self._shelf.put(camera, due.seq, plate)
         return plate
 
     def close(self) -> None:

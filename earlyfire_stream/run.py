@@ -55,7 +55,7 @@ from earlyfire_stream.records import (
     load,
     write_json,
 )
-from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Times, close
+from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Shelf, Times, close
 from earlyfire_stream.scenario.fleet import (
     camera_plan,
     declared_cadence,
@@ -98,6 +98,8 @@ class Options:
     shards: frozenset[int] | None = None
     topic: str | None = None
     """Foreign topics to watch, such as site/{camera}/image."""
+    shelf: Shelf | None = None
+    """Keeps the pictures of a run in virtual time for the next run of the same film."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ async def play(
             tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
             await stack.enter_async_context(engine)
             film = _film(loaded)
-            reel = await _open_reel(stack, film, clock, scenario, engine, tell)
+            reel = await _open_reel(stack, film, clock, scenario, engine, tell, options.shelf)
             live = await _open_live(stack, loaded, expand(scenario))
             phases = film.phases(reel.times)
             plans = _plans(expand(scenario), reel.times, phases)
@@ -449,11 +451,13 @@ async def _open_reel(
     scenario: Scenario,
     engine: Engine | None,
     tell: _Tell,
+    shelf: Shelf | None = None,
 ) -> Reel:
     tell.stage(f"opening {len(film.cameras)} cameras")
     if clock.virtual:
-        kind = InlineReel if _needs_pixels(scenario, engine) else BlankReel
-        reel = kind(film)
+        # With a shelf pictures are made in any case: another run will need them.
+        inline = shelf is not None or _needs_pixels(scenario, engine)
+        reel = InlineReel(film, shelf) if inline else BlankReel(film)
         stack.callback(reel.close)
         _check_ends(scenario, reel.times)
         return reel

@@ -24,6 +24,7 @@ from earlyfire_stream.reel import (
     InlineReel,
     Plate,
     Reel,
+    Shelf,
     Times,
     close,
     dues,
@@ -219,6 +220,42 @@ async def test_two_reels_give_the_same_identities(tmp_path: Path) -> None:
         reel.close()
     assert names[0] == names[1]
     assert len(set(names[0])) > 5
+
+
+async def test_a_shelf_gives_the_next_run_the_same_plates_without_making_them(
+    tmp_path: Path,
+) -> None:
+    made, shelf = film(tmp_path, *fleet()), Shelf()
+    first, second = InlineReel(made, shelf), InlineReel(made, shelf)
+    plates = await played(first, made)
+    again = await played(second, made)
+    assert all(p is q for (_, _, p), (_, _, q) in zip(plates, again, strict=True))
+    first.close()
+    second.close()
+
+
+async def test_what_a_full_shelf_does_not_hold_is_made_again(tmp_path: Path) -> None:
+    made = film(tmp_path, *fleet())
+    plain = InlineReel(made)
+    plates = await played(plain, made)
+    half_bytes = sum(len(plate.jpeg or b"") for _, _, plate in plates) // 2
+    shelf = Shelf(half_bytes)
+    for _ in range(2):
+        reel = InlineReel(made, shelf)
+        assert await played(reel, made) == plates
+        reel.close()
+    plain.close()
+
+
+async def test_a_shelf_forgets_one_film_for_another(tmp_path: Path) -> None:
+    made, shelf = film(tmp_path, *fleet()), Shelf()
+    reel = InlineReel(made, shelf)
+    name, due, plate = (await played(reel, made))[0]
+    assert shelf.get(name, due.seq) is plate
+    other = InlineReel(film(tmp_path, *fleet()[:1]), shelf)
+    assert shelf.get(name, due.seq) is None
+    reel.close()
+    other.close()
 
 
 # --- ahead of the clock ---
