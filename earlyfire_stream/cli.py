@@ -492,19 +492,19 @@ def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
 
         async def go() -> run.Outcome:
             stop = asyncio.Event()
-            with _stop_on_signals(stop):
+            with _stop_on_signals(stop, watching):
                 return await play(loaded, options, [watching], stop)
 
         try:
             return virtual_run(go()) if scenario.clock == "virtual" else asyncio.run(go())
         except asyncio.CancelledError:
             raise Interrupted(
-                "interrupted twice: what was recorded stays; `earlyfire score` reads it"
+                "interrupted twice, ended unscored; `earlyfire score` reads what was recorded"
             ) from None
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run cleanly; a second one cancels it, unscored."""
     loop = asyncio.get_running_loop()
     playing = asyncio.current_task()
@@ -514,7 +514,9 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
     def ask() -> None:
         if stop.is_set():
             playing.cancel()
-        stop.set()
+        else:
+            stop.set()
+            watching.stage("stopping (Ctrl-C again: at once)")
 
     for number in signals:
         loop.add_signal_handler(number, ask)

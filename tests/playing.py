@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Command:
         return self.pid in self.nursery.codes
 
     def send(self, number: signal.Signals) -> None:
-        if not self.ended:
+        with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def family(self) -> list[psutil.Process]:

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -431,10 +433,48 @@ def test_a_second_ctrl_c_ends_at_once(nursery: Nursery, tmp_path: Path) -> None:
         engine={"name": "simulated", "profile": "perfect", "options": {"hang": 1.0}},
     )
     command = nursery.start("run", "tiny.yaml", "--broker", "memory", cwd=tmp_path)
-    wait_for(lambda: "1 cameras" in command.out)
+    wait_for(lambda: "1 cameras, " in command.out)
     command.send(signal.SIGINT)
+    wait_for(lambda: "stopping (Ctrl-C again: at once)" in command.out)
     command.send(signal.SIGINT)
     assert command.wait(20) == 130
-    assert "interrupted" in command.err
-    for folder in run_folders(tmp_path / "runs"):
-        proof(folder)
+    assert command.err == (
+        "earlyfire: interrupted twice, ended unscored; `earlyfire score` reads what was recorded\n"
+    )
+    log, _ = proof(run_folder(tmp_path / "runs"))
+    assert not log.complete
+
+
+def test_any_number_of_ctrl_cs_leaves_no_process(
+    nursery: Nursery, tmp_path: Path, mosquitto: str
+) -> None:
+    pictures(tmp_path / "pictures", 600)
+    scenario(tmp_path, camera("north"))
+    command = nursery.start("run", "tiny.yaml", cwd=tmp_path)
+    wait_for(lambda: "1 cameras, " in command.out)
+    assert len(command.family()) >= 3
+
+    def again() -> bool:
+        command.send(signal.SIGINT)
+        return command.ended
+
+    wait_for(again)
+    # a shell calls a process that died of SIGINT 130 as well
+    assert command.wait() in (130, -signal.SIGINT)
+    wait_for(lambda: not command.family())
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_crash(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "earlyfire_stream", "doctor"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[1],
+        text=True,
+    ) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_for(lambda: "scipy" in maps.read_text())
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert words == "earlyfire: interrupted: nothing was played\n"

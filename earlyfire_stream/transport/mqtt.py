@@ -26,7 +26,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -387,7 +387,8 @@ class MqttLink:
         self._timing = timing
         self._max_frame_bytes = max_frame_bytes
         self._topics = {camera: frame_topic(run, camera) for camera in names}
-        self._fleet_topic = f"{ROOT}/{run}/fleet/{secrets.token_hex(4)}/status"
+        self._fleet_id = secrets.token_hex(4)
+        self._fleet_topic = f"{ROOT}/{run}/fleet/{self._fleet_id}/status"
         self._statuses: dict[str, bool] = {}
         self._control: Control | None = None
         self._crew = Crew()
@@ -453,7 +454,7 @@ class MqttLink:
     async def announce(self, control: Control) -> None:
         """TransportError if the broker does not confirm it within `connect_s` + `confirm_s`."""
         self._control = control
-        body = _control_body(control)
+        body = _control_body(control, self._fleet_id)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.connect_s + self._timing.confirm_s):
                 while True:
@@ -481,7 +482,7 @@ class MqttLink:
     async def _greet_fleet(self, client: _Client) -> None:
         await client.publish(self._fleet_topic, ONLINE, 1, True)
         if self._control is not None:  # a broker that was restarted may have lost it
-            body = _control_body(self._control)
+            body = _control_body(self._control, self._fleet_id)
             await client.publish(control_topic(self._run), body, 1, True)
         if self.connections == "shared":
             cameras = list(self._statuses)
@@ -516,8 +517,8 @@ def _bound(
     return lambda client: greet(client, camera)
 
 
-def _control_body(control: Control) -> bytes:
-    return orjson.dumps(control)
+def _control_body(control: Control, fleet: str) -> bytes:
+    return orjson.dumps({**asdict(control), "fleet": fleet})
 
 
 # --- the consumer's side -------------------------------------------------------------------------
@@ -612,6 +613,8 @@ class MqttInlet:
         self._control_topic = control_topic(run)
         self._status_prefix = f"{ROOT}/{run}/"
         self._control: Control | None = None
+        self._control_from = ""
+        """The fleet that sent it."""
         self._follows_ns: int | None = None
         """`start_ns` of the fleet that `control` gave."""
         self._news = asyncio.Event()
@@ -681,7 +684,7 @@ class MqttInlet:
         def plays(control: Control) -> bool:
             return control.start_ns == start_ns or (
                 # A fleet that was killed could not say that it ended; its last will could.
-                control.last_seqs is None and bool(self._fleets)
+                control.last_seqs is None and self._control_from in self._fleets
             )
 
         control = await self._heard(plays)
@@ -743,11 +746,11 @@ class MqttInlet:
             self._intake.put(Arrival(camera, payload, self._wall_ns()))
 
     def _take_control(self, payload: bytes) -> None:
-        control = _read_control(payload, self._run)
-        if control is None:
+        read = _read_control(payload, self._run)
+        if read is None:
             self.counts.refused["control"] += 1
             return
-        self._control = control
+        self._control, self._control_from = read
         self._news.set()
 
     def _take_status(self, topic: str, payload: bytes) -> None:
@@ -802,20 +805,21 @@ def _straight_to(take: Callable[[Message], None]) -> type[asyncio.Queue[Message]
     return Straight
 
 
-def _read_control(payload: bytes, run: str) -> Control | None:
-    """None for anything that is no control message of this run."""
+def _read_control(payload: bytes, run: str) -> tuple[Control, str] | None:
+    """The message and its fleet's id; None for anything that is no control message of this run."""
     if len(payload) > _CONTROL_BYTES:
         return None
     try:
         data = orjson.loads(payload)
         last = data["last_seqs"]
-        if data["run"] != run or not isinstance(data["digest"], str):
+        fleet = data["fleet"]
+        if data["run"] != run or not isinstance(data["digest"], str) or not isinstance(fleet, str):
             return None
         start_ns, speed = data["start_ns"], float(data["speed"])
         if type(start_ns) is not int or not 0 < speed < math.inf:
             return None
         if last is not None and not all(type(seq) is int and seq >= -1 for seq in last.values()):
             return None
-        return Control(run, data["digest"], start_ns, speed, last)
+        return Control(run, data["digest"], start_ns, speed, last), fleet
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None
