@@ -37,6 +37,7 @@ THRESHOLDS = (
     "background_spacing_s",
     "hold_s",
     "noise_floor",
+    "settle_s",
     "seed_z",
     "extent_z",
     "edge",
@@ -45,6 +46,7 @@ THRESHOLDS = (
     "veil_reach_px",
     "max_colour_gain",
     "max_transmission",
+    "recognised",
     "min_paleness",
     "anchor",
     "max_birth_width",
@@ -55,7 +57,7 @@ THRESHOLDS = (
 )
 GRID = {
     "seed_z": (4.5, 6.0, 7.5),
-    "max_transmission": (0.75, 0.9, 1.0),
+    "max_transmission": (0.65, 0.8, 0.95),
     "growth": (1.1, 1.25, 1.5),
 }
 

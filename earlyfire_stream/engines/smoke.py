@@ -1,7 +1,7 @@
 """Classical smoke detection for one fixed camera: the floor that a vision-language model must beat.
 
 A look is compared with the median of earlier looks, after camera shake and the local illumination
-are taken out. What remains is smoke if it
+are taken out, and measured by the changes that are usual there. What remains is smoke if it
 
 * is pale: it brightens the ground, or veils the sky near the skyline, and colours nothing;
 * hides what is behind it: the ground's own texture fades, where sunlight brings it out;
@@ -9,8 +9,9 @@ are taken out. What remains is smoke if it
 * is one-sided: what moves darkens on one side what it brightens on the other;
 * stays where it began and grows over several looks: birds, insects and drifting things do not.
 
-Known weakness: under broken clouds and drifting fog in a fast stream (looks a second or two
-apart), sunlit patches that grow for half a minute still pass.
+Known weakness: a fast stream (looks a few seconds apart) has only seen what drifts in a quarter
+of a minute when its warm-up ends, so that in its first minutes faint plumes must grow three or four
+times stronger than later on.
 
 Lengths in `*_px` are pixels of the working image, 640 wide. The evidence lives on a grid of half
 that resolution ("cells"), where a plume of 10 px still covers 25 cells. Nothing here reads a
@@ -42,6 +43,8 @@ ILLUMINATION_CELLS = 8
 young plume cannot pass for illumination."""
 DARK_OFFSET = 10.0
 """Grey levels added before ratios are taken, so that noise in black corners stays near 1."""
+DRIFT = (61, 21)
+"""Cells, width and height, in which drifting things stay for a minute or so; mostly sideways."""
 RIM_CELLS = 2
 """Filters reach this far beyond the frame's edge, where there is nothing to see."""
 DETAIL_PX = 5
@@ -76,6 +79,8 @@ class SmokeSettings:
     """After a gap this long shadows have moved by several degrees: start again."""
     noise_floor: float = 1.0
     """Grey levels; JPEG and sensor noise after smoothing, where the scene itself is still."""
+    settle_s: float = 60.0
+    """As long as clouds, their shadows and fog drift further from what the background shows."""
     seed_z: float = 6.0
     """A place is suspicious where the smoothed evidence peaks above this..."""
     extent_z: float = 2.5
@@ -90,8 +95,10 @@ class SmokeSettings:
     """How far below the skyline a plume may darken: smoke before bright haze."""
     max_colour_gain: float = 10.0
     """Grey levels of (max - min) over B, G, R: smoke is grey and colours its background less."""
-    max_transmission: float = 0.9
+    max_transmission: float = 0.8
     """Share of the ground's texture that shows through: smoke hides it, sunlight raises it."""
+    recognised: float = 0.6
+    """Correlation with the ground's usual texture below which it does not show through at all."""
     min_paleness: float = 0.75
     """Share of the change in and round a place that a veil explains. Whatever moves (branches,
     clouds, their shadows, fog banks) darkens on one side what it brightens on the other."""
@@ -99,7 +106,7 @@ class SmokeSettings:
     """Looks at the same place before a yes."""
     forget_looks: int = 2
     """Looks without it after which a place is no longer followed."""
-    persist_s: float = 4.0
+    persist_s: float = 6.0
     """A bird sits, a car passes: fast streams wait at least this long."""
     anchor: float = 0.33
     """Share of its first rectangle that a place still covers: fires stay, small clouds drift."""
@@ -206,6 +213,10 @@ class _Background:
     """(h/2, 320) float32: `grey` reduced."""
     noise: Pixels
     """(h/2, 320) float32 grey levels: usual change, illumination taken out."""
+    noise_age_s: float
+    """How far from `shown_at` the looks were, on average, that `noise` was learnt from."""
+    shown_at: float
+    """The middle one of the instants of its looks, scenario seconds."""
     skyline: Pixels
     """(320,) cells from the top; 0 where no sky is seen."""
 
@@ -217,7 +228,8 @@ class _Memory:
     shape: tuple[int, int]
     greys: deque[Pixels]
     colours: deque[Pixels]
-    kept_at: float = 0.0
+    kept_at: deque[float]
+    """Scenario seconds of `greys` and `colours`."""
     looked_at: float = 0.0
     disturbed: int = 0
     background: _Background | None = None
@@ -256,22 +268,25 @@ class SmokeDetector:
 
     def _learn_anew(self, grey: Pixels) -> _Memory:
         keep = self.settings.background_looks
-        return _Memory((grey.shape[0], grey.shape[1]), deque(maxlen=keep), deque(maxlen=keep))
+        shape = (grey.shape[0], grey.shape[1])
+        return _Memory(shape, deque(maxlen=keep), deque(maxlen=keep), deque(maxlen=keep))
 
     def _warm_up(self, memory: _Memory, grey: Pixels, colour: Pixels, captured_at: float) -> None:
-        if memory.greys and captured_at - memory.kept_at < self.settings.warmup_spacing_s:
+        if memory.greys and captured_at - memory.kept_at[-1] < self.settings.warmup_spacing_s:
             return
         if memory.greys:
             shift = _shift(memory.greys[0], grey, self.settings.max_shift_px)
             grey, colour = _moved(grey, shift), _moved(colour, (shift[0] / 2, shift[1] / 2))
         memory.greys.append(grey)
         memory.colours.append(colour)
-        memory.kept_at = captured_at
+        memory.kept_at.append(captured_at)
         if len(memory.greys) < self.settings.warmup_looks:
             return
-        background = memory.background = _background(memory.greys, memory.colours, None)
+        background = memory.background = _background(memory)
         deviations = [_change(_cells(g), background.cells, None)[1] for g in memory.greys]
         background.noise = np.asarray(np.mean(deviations, axis=0), np.float32)
+        ages_s = [abs(kept_at - background.shown_at) for kept_at in memory.kept_at]
+        background.noise_age_s = float(np.mean(ages_s))
 
     def _watch(
         self,
@@ -287,7 +302,7 @@ class SmokeDetector:
         grey, colour = _moved(grey, shift), _moved(colour, (shift[0] / 2, shift[1] / 2))
         held = self._held(memory, captured_at)
         change, deviation = _change(_cells(grey), background.cells, held)
-        usual = cv2.boxFilter(background.noise, -1, (5, 5)) + settings.noise_floor
+        usual = self._usual_change(background, captured_at)
         evidence = _without_rim(cv2.boxFilter(change / usual, -1, (3, 3)), shift)
 
         strong = np.abs(evidence) > settings.extent_z
@@ -302,6 +317,18 @@ class SmokeDetector:
         self._follow(memory, blobs, captured_at)
         self._learn(memory, background, grey, colour, deviation, captured_at, elapsed_s)
         return self._answer(memory)
+
+    def _usual_change(self, background: _Background, captured_at: float) -> Pixels:
+        """Grey levels by which the scene itself is wont to differ from the background by now.
+
+        At least what is usual further around, since clouds, shadows and fog drift. It grows with
+        the root of the background's age, as drift does: a fast stream learns noise in the seconds
+        of its warm-up, and meets the changes of a minute (3.6 s and 40 s: 3.3 times as much).
+        """
+        noise = cv2.max(*(cv2.boxFilter(background.noise, -1, size) for size in ((5, 5), DRIFT)))
+        age_s = min(captured_at - background.shown_at, self.settings.settle_s)
+        growth = math.sqrt(max(1.0, age_s / max(1.0, background.noise_age_s)))
+        return growth * (noise + self.settings.noise_floor)
 
     def _blobs(
         self, background: _Background, evidence: Pixels, grey: Pixels, colour: Pixels
@@ -349,7 +376,8 @@ class SmokeDetector:
             )
             # Light bleaches nothing; what does may have all the texture of a dense plume.
             still = max(brighter, veiled) >= settings.min_paleness * change
-            seen_through = _transmission(grey, background.grey, window, ground)
+            shared, likeness = _texture(grey, background.grey, window, ground)
+            seen_through = shared if likeness >= settings.recognised else 0.0
             smoke_like = (
                 pale_place
                 and still
@@ -433,7 +461,9 @@ class SmokeDetector:
         if held is not None:
             step[held > 0] = 0
         background.noise = usual + step
-        if captured_at - memory.kept_at < settings.background_spacing_s:
+        age_s = abs(captured_at - background.shown_at)
+        background.noise_age_s += share * (age_s - background.noise_age_s)
+        if captured_at - memory.kept_at[-1] < settings.background_spacing_s:
             return
         if held is not None:
             kept = cv2.resize(held, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -441,8 +471,9 @@ class SmokeDetector:
             colour = np.where(held[..., None] > 0, background.colour, colour)
         memory.greys.append(grey)
         memory.colours.append(colour)
-        memory.kept_at = captured_at
-        memory.background = _background(memory.greys, memory.colours, background.noise)
+        memory.kept_at.append(captured_at)
+        renewed = memory.background = _background(memory)
+        renewed.noise, renewed.noise_age_s = background.noise, background.noise_age_s
 
     def _answer(self, memory: _Memory) -> Look:
         settings = self.settings
@@ -543,16 +574,17 @@ def _change(cells: Pixels, usual: Pixels, held: Pixels | None) -> tuple[Pixels, 
     return unexplained, np.abs(cells - lit)
 
 
-def _background(
-    greys: Sequence[Pixels], colours: Sequence[Pixels], noise: Pixels | None
-) -> _Background:
-    grey = _median(greys)
+def _background(memory: _Memory) -> _Background:
+    """What the kept looks show, its noise still unknown."""
+    grey = _median(memory.greys)
     cells = _cells(grey)
     return _Background(
         grey=grey,
-        colour=_median(colours),
+        colour=_median(memory.colours),
         cells=cells,
-        noise=np.zeros_like(cells) if noise is None else noise,
+        noise=np.zeros_like(cells),
+        noise_age_s=0.0,
+        shown_at=sorted(memory.kept_at)[len(memory.kept_at) // 2],
         skyline=_skyline(grey),
     )
 
@@ -611,23 +643,26 @@ def _colour_gain(
     return float(np.mean(np.ptp(now, axis=1)) - np.mean(np.ptp(before, axis=1)))
 
 
-def _transmission(
+def _texture(
     grey: Pixels, usual: Pixels, window: tuple[slice, slice], ground: Pixels
-) -> float:
-    """How much of the ground's own texture still shows, away from the edge of the place.
+) -> tuple[float, float]:
+    """(slope, correlation) of today's texture over the usual one, away from the place's edge.
 
-    1 as before, 0 where nothing shows or the place is too small to tell; sunlight makes it more.
-    It is the slope of today's texture over the usual one, so that the texture which dense smoke
-    has of its own does not count.
+    Slope 1 as before, more in sunlight, less behind a veil; correlation near 1 in all three, near
+    0 if what is seen has a texture of its own, as dense smoke does. (0, 0) if the place is too
+    small to tell.
     """
     inner = cv2.erode(np.pad(ground.astype(np.uint8), 2), np.ones((5, 5), np.uint8))[2:-2, 2:-2]
     if not inner.any():
-        return 0.0
+        return 0.0, 0.0
     ys, xs = window
     wide = np.s_[2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
     mask = np.repeat(np.repeat(inner > 0, 2, axis=0), 2, axis=1)
     now, before = (_detail(g[wide].astype(np.float32))[mask] for g in (grey, usual))
-    return float(np.mean(now * before) / max(float(np.mean(before * before)), TEXTURE_POWER))
+    common = float(np.mean(now * before))
+    power_now, power_before = float(np.mean(now * now)), float(np.mean(before * before))
+    likeness = common / max(math.sqrt(power_now * power_before), 1e-6)
+    return common / max(power_before, TEXTURE_POWER), likeness
 
 
 def _joined(blobs: Sequence[_Blob]) -> _Blob:
