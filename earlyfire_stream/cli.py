@@ -505,7 +505,10 @@ def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run cleanly; a second one cancels it, unscored."""
+    """The first Ctrl-C or SIGTERM ends the run cleanly; a second one cancels it, unscored.
+
+    More of them change nothing: closing takes seconds at most, and a broker's folder would be left.
+    """
     loop = asyncio.get_running_loop()
     playing = asyncio.current_task()
     assert playing is not None
@@ -513,7 +516,8 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
 
     def ask() -> None:
         if stop.is_set():
-            playing.cancel()
+            if not playing.cancelling():
+                playing.cancel()
         else:
             stop.set()
             watching.stage("stopping (Ctrl-C again: at once)")
@@ -525,6 +529,8 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+            if stop.is_set():
+                signal.signal(number, signal.SIG_IGN)  # only printing is left
 
 
 def _finish(outcome: run.Outcome, threshold: float | None) -> None:
