@@ -29,7 +29,7 @@ def test_the_shipped_scenarios_are_listed_with_what_is_in_them() -> None:
         "demo": (8, 3, 90.0),
         "overload": (200, 3, 60.0),
         "smoke-test": (3, 1, 12.0),
-        "sweep": (36, 27, 480.0),
+        "sweep": (36, 9, 480.0),
     }
 
 
