@@ -37,6 +37,8 @@ THRESHOLDS = (
     "background_spacing_s",
     "hold_s",
     "noise_floor",
+    "drift_share",
+    "noise_s",
     "settle_s",
     "seed_z",
     "extent_z",

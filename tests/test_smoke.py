@@ -55,6 +55,12 @@ def quiet(detector: SmokeDetector, image: Pixels, looks: int = QUIET_LOOKS) -> f
     return looks * CADENCE_S
 
 
+def quiet_for(detector: SmokeDetector, seconds: int) -> None:
+    """Show an unchanged scene once a second."""
+    for second in range(seconds):
+        assert not detector.look(with_noise(scene(), second), float(second)).has_smoke
+
+
 def show(detector: SmokeDetector, images: list[Pixels], start_s: float) -> list[Look]:
     return [
         detector.look(with_noise(image, 100 + k), start_s + k * CADENCE_S)
@@ -113,6 +119,82 @@ def test_sunlit_patch_is_not_smoke_because_its_contrast_rises() -> None:
         light = 1 + 0.4 * np.clip(1.5 - np.hypot(xs - 200, ys - 160) / (8 + 2 * k), 0, 1)
         images.append(scene() * light[..., None].astype(np.float32))
     assert not any(look.has_smoke for look in show(detector, images, start_s))
+
+
+def test_sunlit_patch_of_a_textured_hillside_is_not_smoke_in_a_fast_stream() -> None:
+    detector = SmokeDetector()
+    quiet_for(detector, 20)
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    for k in range(40):
+        light = 1 + 0.6 * np.clip(1.5 - np.hypot(xs - 200, ys - 160) / (8 + k / 2), 0, 1)
+        lit = scene() * light[..., None].astype(np.float32)
+        assert not detector.look(with_noise(lit, 100 + k), 20.0 + k).has_smoke
+
+
+def test_dense_plume_with_a_texture_of_its_own_is_found() -> None:
+    """Its texture is as strong as the ground's, but another one."""
+    detector = SmokeDetector()
+    quiet_for(detector, 20)
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    puffs = np.random.default_rng(7).uniform(150, 250, (HEIGHT // 3, WIDTH // 3))
+    smoke = cv2.resize(puffs.astype(np.float32), (WIDTH, HEIGHT))[..., None]
+    for k in range(20):
+        inside = (np.hypot(xs - 200, ys - 150) < 8 + k / 2)[..., None]
+        image = np.where(inside, smoke, scene()).astype(np.float32)
+        look = detector.look(with_noise(image, 100 + k), 20.0 + k)
+    assert look.has_smoke
+
+
+def fog(image: Pixels, at_s: float) -> Pixels:
+    """Banks of 90 px drifting at 1.5 px/s before the lower hills."""
+    xs, ys = np.arange(WIDTH), np.arange(HEIGHT)
+    along = 0.25 + 0.25 * np.sin((xs - 1.5 * at_s) * 2 * np.pi / 90)
+    down = np.exp(-(((ys - 170) / 25) ** 2))
+    veil = (down[:, None] * along[None, :])[..., None].astype(np.float32)
+    mixed: Pixels = image * (1 - veil) + 170 * veil
+    return mixed
+
+
+@pytest.mark.parametrize("gap_s", [1, 2, 5])
+def test_drifting_fog_is_not_smoke_in_a_fast_stream(gap_s: int) -> None:
+    detector = SmokeDetector()
+    for at_s in range(0, 90, gap_s):
+        image = with_noise(fog(scene(), at_s), at_s)
+        assert not detector.look(image, float(at_s)).has_smoke
+
+
+@pytest.mark.parametrize("gap_s", [1, 2, 5])
+def test_drifting_shadows_are_not_smoke_in_a_fast_stream(gap_s: int) -> None:
+    detector = SmokeDetector()
+    for at_s in range(0, 90, gap_s):
+        along = 0.8 + 0.2 * np.tanh(3 * np.sin((np.arange(WIDTH) - 2.0 * at_s) * 2 * np.pi / 160))
+        shade = np.ones((HEIGHT, WIDTH, 1), np.float32)
+        shade[HORIZON:] = along.astype(np.float32)[None, :, None]
+        image = with_noise(scene() * shade, at_s)
+        assert not detector.look(image, float(at_s)).has_smoke
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_plume_is_found_within_twenty_seconds_at_an_irregular_fast_cadence(seed: int) -> None:
+    """Looks 1 to 5 s apart, as adaptive sampling gives them; smoke from second 30 on."""
+    rng = np.random.default_rng(seed)
+    detector = SmokeDetector()
+    at_s, found_at = 0.0, None
+    while at_s < 60 and found_at is None:
+        image = scene() if at_s < 30 else veiled(scene(), 200, 120, 4 + 0.4 * (at_s - 30), 0.6)
+        look = detector.look(with_noise(image, round(10 * at_s)), at_s)
+        found_at = at_s if look.has_smoke else None
+        at_s += float(rng.choice([1.0, 2.0, 5.0]))
+    assert found_at is not None
+    assert 36 <= found_at <= 50
+
+
+def test_ten_looks_within_five_seconds_do_not_confirm_a_place() -> None:
+    detector = SmokeDetector(SmokeSettings(persist_s=6))
+    quiet_for(detector, 20)
+    images = [veiled(scene(), 200, 120, 6 + k, 0.6) for k in range(10)]
+    for k, image in enumerate(images):
+        assert not detector.look(with_noise(image, 100 + k), 20 + k / 2).has_smoke
 
 
 def test_bird_seen_in_one_look_is_not_smoke() -> None:

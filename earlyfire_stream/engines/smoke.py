@@ -79,6 +79,11 @@ class SmokeSettings:
     """After a gap this long shadows have moved by several degrees: start again."""
     noise_floor: float = 1.0
     """Grey levels; JPEG and sensor noise after smoothing, where the scene itself is still."""
+    drift_share: float = 1.5
+    """What is usual on average further around counts this much: where things drift, bright and
+    dark patches alternate, and their peaks stand above that average."""
+    noise_s: float = 90.0
+    """Usual changes are learnt over this many seconds, and over `background_looks` at least."""
     settle_s: float = 60.0
     """As long as clouds, their shadows and fog drift further from what the background shows."""
     seed_z: float = 6.0
@@ -321,14 +326,17 @@ class SmokeDetector:
     def _usual_change(self, background: _Background, captured_at: float) -> Pixels:
         """Grey levels by which the scene itself is wont to differ from the background by now.
 
-        At least what is usual further around, since clouds, shadows and fog drift. It grows with
+        Not much less than further around, since clouds, shadows and fog drift. It grows with
         the root of the background's age, as drift does: a fast stream learns noise in the seconds
         of its warm-up, and meets the changes of a minute (3.6 s and 40 s: 3.3 times as much).
         """
-        noise = cv2.max(*(cv2.boxFilter(background.noise, -1, size) for size in ((5, 5), DRIFT)))
+        here = cv2.boxFilter(background.noise, -1, (5, 5))
+        around = cv2.boxFilter(background.noise, -1, DRIFT)
+        noise = np.maximum(here, self.settings.drift_share * around)
         age_s = min(captured_at - background.shown_at, self.settings.settle_s)
         growth = math.sqrt(max(1.0, age_s / max(1.0, background.noise_age_s)))
-        return growth * (noise + self.settings.noise_floor)
+        usual: Pixels = growth * (noise + self.settings.noise_floor)
+        return usual
 
     def _blobs(
         self, background: _Background, evidence: Pixels, grey: Pixels, colour: Pixels
@@ -456,7 +464,7 @@ class SmokeDetector:
         held = self._held(memory, captured_at)
         usual = background.noise
         # In a fast stream a plume may need fifty looks to grow: noise is learnt by time, not looks.
-        share = min(1.0, elapsed_s / settings.background_spacing_s) / settings.background_looks
+        share = min(1 / settings.background_looks, elapsed_s / settings.noise_s)
         step = share * (np.minimum(deviation, 3 * (usual + settings.noise_floor)) - usual)
         if held is not None:
             step[held > 0] = 0
