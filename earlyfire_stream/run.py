@@ -13,37 +13,25 @@ __all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "resco
 
 import asyncio
 import contextlib
-import errno
-import itertools
-import os
-import platform
-import re
 import resource
-import secrets
-import shutil
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from earlyfire_stream import __version__
 from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat
 from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Engine
-from earlyfire_stream.errors import Interrupted, RunFolderError, TransportError, UsageError
+from earlyfire_stream.errors import Interrupted, TransportError, UsageError
+from earlyfire_stream.folder import KeyFrames, RunFile, free_name
 from earlyfire_stream.frames import shard_of
 from earlyfire_stream.records import (
     CAMERAS_LOG,
     RECORDS_LOG,
-    RUN_FILE,
     AlarmRecord,
     CameraPlan,
     FrameRecord,
@@ -62,7 +50,7 @@ from earlyfire_stream.scenario.fleet import (
     expand,
     plays_native_times,
 )
-from earlyfire_stream.scenario.load import Loaded, digest, resolved
+from earlyfire_stream.scenario.load import Loaded, digest
 from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
 from earlyfire_stream.sources.base import Label, LiveSource, Source
@@ -76,8 +64,6 @@ from earlyfire_stream.transport.network import NetworkLink
 
 LEAD_S = 1.0
 """Wall seconds between everything being ready and scenario second 0."""
-KEY_FRAMES = 200
-"""Alarm frames that a run folder keeps."""
 PULSE_S = 10.0
 """Wall seconds between two notes of the process's own state."""
 ECHO_S = 10.0
@@ -131,94 +117,62 @@ async def play(
         )
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
-        name = _free_name(loaded, options, engine)
+        name = free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or name
         async with _opening(stop):
             tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
             await stack.enter_async_context(engine)
-            film = _film(loaded)
-            reel = await _open_reel(stack, film, clock, scenario, engine, tell, options.shelf)
-            live = await _open_live(stack, loaded, expand(scenario))
-            phases = film.phases(reel.times)
-            plans = _plans(expand(scenario), reel.times, phases)
-            bare, inlet = await _open_transport(stack, scenario, options, run, plans, clock, tell)
-            link = await stack.enter_async_context(
-                NetworkLink(bare, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
+            stock = await _open_stock(stack, loaded, clock, tell, engine, options.shelf)
+            bare, inlet = await _open_transport(
+                stack, scenario, options, run, stock.plans, clock, tell
             )
-        write_run = _RunFile(options.out / name, run, loaded, engine, clock, plans, options)
+            link = await stack.enter_async_context(_network(bare, stock.cameras, scenario, clock))
+        write_run = RunFile(
+            options.out / name,
+            run,
+            loaded,
+            engine.traits,
+            clock,
+            stock.plans,
+            str(options.broker),
+        )
         folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
         records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG, behind=cameras_log))
-        truths = _Truths()
-        seats = {plan.id: Seat(plan) for plan in plans}
-        keep = _KeyFrames(folder)
+        truths = _Truths() if engine.traits.needs_truth else None
+        keep = KeyFrames(folder)
 
         def emit(record: FrameRecord | AlarmRecord) -> None:
             records_log.write(record)
             tell.record(record)
-            if isinstance(record, FrameRecord):
+            if truths is not None and isinstance(record, FrameRecord):
                 truths.forget(record.camera, record.seq)
-
-        def on_shot(shot: Shot) -> None:
-            cameras_log.write(shot)
-            tell.shot(shot)
 
         consumer = Consumer(
             run,
             scenario,
-            seats,
+            {plan.id: Seat(plan) for plan in stock.plans},
             inlet,
             engine,
             clock,
             emit,
-            truth_of=truths.of if engine.traits.needs_truth else None,
+            truth_of=truths.of if truths is not None else None,
             strangers=False,
-            pixels=not isinstance(reel, BlankReel),
+            pixels=not isinstance(stock.reel, BlankReel),
             on_alarm_frame=keep,
         )
-        fleet = Fleet(
-            run,
-            expand(scenario),
-            phases,
-            reel,
-            link,
-            clock,
-            on_label=truths.learn if engine.traits.needs_truth else lambda *_: None,
-            on_shot=on_shot,
-            seed=scenario.seed,
-            duration=scenario.duration,
-            live=live,
-        )
-        lead_s = 0.0 if clock.virtual else LEAD_S
-        clock.begin(clock.wall_ns() + round(lead_s * 1e9))
-        write_run(complete=False)
-        control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
-        await link.announce(control)
+        fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell, truths)
+        control = await _announce(run, link, loaded, clock, write_run)
         await _echo(inlet, control)
-        tell.begin(plans, clock, consumer.snapshot)
-        try:
-            async with asyncio.TaskGroup() as group:
-                guards = [
-                    group.create_task(cameras_log.failed(), name="cameras log"),
-                    group.create_task(records_log.failed(), name="records log"),
-                    group.create_task(_pulse(records_log, clock), name="pulse"),
-                ]
-                watching = group.create_task(consumer.watch(), name="consumer")
-                await _play_fleet(fleet, link, control, stop)
-                if stop.is_set():
-                    consumer.stop()
-                await watching
-                for guard in guards:
-                    guard.cancel()
-        finally:
-            _note_end(records_log, clock, consumer, inlet)
+        tell.begin(stock.plans, clock, consumer.snapshot)
+        playing = _play_fleet(fleet, link, control, stop)
+        await _watch(consumer, inlet, [cameras_log, records_log], clock, stop, playing)
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
-        interrupted = stop.is_set()
-    warnings = (*reel.warnings, *keep.warnings)
-    write_run(complete=True, interrupted=interrupted, played_s=played_s, warnings=warnings)
+    warnings = (*stock.reel.warnings, *keep.warnings)
+    write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
     tell.stage("scoring")
-    return Outcome(folder, rescore(folder), interrupted, warnings)
+    return Outcome(folder, rescore(folder), stop.is_set(), warnings)
 
 
 async def play_cameras(
@@ -230,51 +184,25 @@ async def play_cameras(
     address = _half_address(scenario, options)
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
-        name = _free_name(loaded, options, None)
+        name = free_name(options.out, scenario.name, "cameras")
         run = options.run or scenario.name
         async with _opening(stop):
-            film = _film(loaded)
-            reel = await _open_reel(stack, film, clock, scenario, None, tell)
-            live = await _open_live(stack, loaded, expand(scenario))
-            phases = film.phases(reel.times)
-            plans = _plans(expand(scenario), reel.times, phases)
+            stock = await _open_stock(stack, loaded, clock, tell)
             tell.stage(f"broker {address}")
-            mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
-            link = await stack.enter_async_context(
-                NetworkLink(mqtt, {c.id: c.network for c in expand(scenario)}, clock, scenario.seed)
-            )
-        write_run = _RunFile(options.out / name, run, loaded, None, clock, plans, options)
+            mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, stock.plans))
+            link = await stack.enter_async_context(_network(mqtt, stock.cameras, scenario, clock))
+        write_run = RunFile(options.out / name, run, loaded, None, clock, stock.plans, str(address))
         folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
-
-        def on_shot(shot: Shot) -> None:
-            cameras_log.write(shot)
-            tell.shot(shot)
-
-        fleet = Fleet(
-            run,
-            expand(scenario),
-            phases,
-            reel,
-            link,
-            clock,
-            on_label=lambda *_: None,
-            on_shot=on_shot,
-            seed=scenario.seed,
-            duration=scenario.duration,
-            live=live,
-        )
-        clock.begin(clock.wall_ns() + round(LEAD_S * 1e9))
-        write_run(complete=False)
-        control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
-        await link.announce(control)
-        tell.begin(plans, clock, None)
+        fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell)
+        control = await _announce(run, link, loaded, clock, write_run)
+        tell.begin(stock.plans, clock, None)
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(cameras_log.failed(), name="cameras log")
             await _play_fleet(fleet, link, control, stop)
             guard.cancel()
         played_s = _played_s(clock, scenario)
-    warnings = tuple(reel.warnings)
+    warnings = tuple(stock.reel.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
     return Outcome(folder, None, stop.is_set(), warnings)
 
@@ -294,7 +222,7 @@ async def play_consumer(
     foreign = options.topic is not None
     earlier = load(options.folder) if options.folder is not None else None
     async with AsyncExitStack() as stack:
-        name = _free_name(loaded, options, engine)
+        name = free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or (earlier.run["run"] if earlier is not None else scenario.name)
         truths: _SourceTruths | None = None
         plans: tuple[CameraPlan, ...] = ()
@@ -323,13 +251,13 @@ async def play_consumer(
                 clock.speed = control.speed
                 clock.begin(control.start_ns)
         folder = options.folder or options.out / name
-        write_run = _RunFile(folder, run, loaded, engine, clock, plans, options)
+        write_run = RunFile(folder, run, loaded, engine.traits, clock, plans, str(address))
         if earlier is None:
             folder = write_run.new_folder()
         else:
             write_run(complete=False)
         records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
-        keep = _KeyFrames(folder)
+        keep = KeyFrames(folder)
         known: dict[str, set[int]] = {}
         for record in earlier.frames if earlier is not None else ():
             known.setdefault(record.camera, set()).add(record.seq)
@@ -354,28 +282,11 @@ async def play_consumer(
             on_alarm_frame=keep,
         )
         tell.begin(plans, clock, consumer.snapshot)
-        try:
-            async with asyncio.TaskGroup() as group:
-                guards = [
-                    group.create_task(records_log.failed(), name="records log"),
-                    group.create_task(_pulse(records_log, clock), name="pulse"),
-                ]
-                watching = group.create_task(consumer.watch(), name="consumer")
-                stopping = group.create_task(stop.wait(), name="stop")
-                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if stop.is_set():
-                    consumer.stop()
-                await watching
-                for guard in (*guards, stopping):
-                    guard.cancel()
-        finally:
-            _note_end(records_log, clock, consumer, inlet)
+        await _watch(consumer, inlet, [records_log], clock, stop)
         played_s = _played_s(clock, scenario)
-    write_run(
-        complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=tuple(keep.warnings)
-    )
-    result = rescore(folder) if plans else None
-    return Outcome(folder, result, stop.is_set(), tuple(keep.warnings))
+    warnings = tuple(keep.warnings)
+    write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
+    return Outcome(folder, rescore(folder) if plans else None, stop.is_set(), warnings)
 
 
 def rescore(folder: Path, cameras: Path | None = None) -> Score:
@@ -444,6 +355,37 @@ def _film(loaded: Loaded) -> Film:
     return Film(cameras, loaded.base, scenario.duration, scenario.seed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stock:
+    """The fleet's pictures, and what follows from them."""
+
+    cameras: tuple[Camera, ...]
+    reel: Reel
+    live: Mapping[str, LiveSource]
+    phases: Mapping[str, float]
+    plans: tuple[CameraPlan, ...]
+
+
+async def _open_stock(
+    stack: AsyncExitStack,
+    loaded: Loaded,
+    clock: Clock,
+    tell: _Tell,
+    engine: Engine | None = None,
+    shelf: Shelf | None = None,
+) -> _Stock:
+    cameras = expand(loaded.scenario)
+    film = _film(loaded)
+    reel = await _open_reel(stack, film, clock, loaded.scenario, engine, tell, shelf)
+    live = {
+        camera.id: await stack.enter_async_context(open_live(camera))
+        for camera in cameras
+        if camera.source.kind == "stream"
+    }
+    phases = film.phases(reel.times)
+    return _Stock(cameras, reel, live, phases, _plans(cameras, reel.times, phases))
+
+
 async def _open_reel(
     stack: AsyncExitStack,
     film: Film,
@@ -477,16 +419,6 @@ def _check_ends(scenario: Scenario, times: Mapping[str, Times]) -> None:
         raise UsageError(
             f"camera {endless[0]} never ends by itself: give the scenario a `duration`"
         )
-
-
-async def _open_live(
-    stack: AsyncExitStack, loaded: Loaded, cameras: Sequence[Camera]
-) -> dict[str, LiveSource]:
-    return {
-        camera.id: await stack.enter_async_context(open_live(camera))
-        for camera in cameras
-        if camera.source.kind == "stream"
-    }
 
 
 def _plans(
@@ -582,6 +514,83 @@ def _check_same(
 
 
 # --- playing -------------------------------------------------------------------------------------
+
+
+def _network(
+    link: Link, cameras: Sequence[Camera], scenario: Scenario, clock: Clock
+) -> NetworkLink:
+    return NetworkLink(link, {c.id: c.network for c in cameras}, clock, scenario.seed)
+
+
+def _fleet(
+    run: str,
+    stock: _Stock,
+    link: Link,
+    scenario: Scenario,
+    clock: Clock,
+    log: Log,
+    tell: _Tell,
+    truths: _Truths | None = None,
+) -> Fleet:
+    def on_shot(shot: Shot) -> None:
+        log.write(shot)
+        tell.shot(shot)
+
+    return Fleet(
+        run,
+        stock.cameras,
+        stock.phases,
+        stock.reel,
+        link,
+        clock,
+        on_label=truths.learn if truths is not None else lambda *_: None,
+        on_shot=on_shot,
+        seed=scenario.seed,
+        duration=scenario.duration,
+        live=stock.live,
+    )
+
+
+async def _announce(
+    run: str, link: Link, loaded: Loaded, clock: Clock, write_run: RunFile
+) -> Control:
+    """Set the start a moment ahead, and tell folder and broker."""
+    lead_s = 0.0 if clock.virtual else LEAD_S
+    clock.begin(clock.wall_ns() + round(lead_s * 1e9))
+    write_run(complete=False)
+    control = Control(run, digest(loaded.scenario), clock.start_ns, clock.speed)
+    await link.announce(control)
+    return control
+
+
+async def _watch(
+    consumer: Consumer,
+    inlet: Inlet,
+    logs: Sequence[Log],
+    clock: Clock,
+    stop: asyncio.Event,
+    playing: Coroutine[Any, Any, None] | None = None,
+) -> None:
+    """Run the consumer to its end, the fleet beside it where it is ours; a failed log ends both."""
+    records_log = logs[-1]
+
+    async def stop_consumer() -> None:
+        await stop.wait()
+        consumer.stop()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(log.failed(), name=f"guard {log.path}") for log in logs]
+            beside.append(group.create_task(_pulse(records_log, clock), name="pulse"))
+            watching = group.create_task(consumer.watch(), name="consumer")
+            if playing is not None:
+                await playing  # when it is stopped, it still tells the consumer its last frames
+            beside.append(group.create_task(stop_consumer(), name="stop"))
+            await watching
+            for task in beside:
+                task.cancel()
+    finally:
+        _note_end(records_log, clock, consumer, inlet)
 
 
 async def _play_fleet(fleet: Fleet, link: Link, control: Control, stop: asyncio.Event) -> None:
@@ -703,193 +712,3 @@ class _SourceTruths:
     def of(self, camera: str, seq: int, captured_at: float) -> Label:
         source = self._sources.get(camera)
         return Label(None) if source is None else source.label(captured_at - self._begins[camera])
-
-
-class _KeyFrames:
-    """Keeps the frame of every emitted alarm in the run folder, up to a number that it tells."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "frames"
-        self._kept = 0
-        self._left = 0
-
-    def __call__(self, record: AlarmRecord, jpeg: bytes) -> None:
-        if self._kept >= KEY_FRAMES:
-            self._left += 1
-            return
-        self._kept += 1
-        # A foreign camera's name is a stranger's text: it must not decide where we write.
-        camera = re.sub(r"[^A-Za-z0-9_.-]", "_", record.alarm.camera)[:80]
-        name = f"{camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
-        try:
-            self._folder.mkdir(exist_ok=True)
-            (self._folder / name).write_bytes(jpeg)
-        except OSError as why:
-            raise RunFolderError(f"{self._folder / name}: cannot be written: {why}") from why
-
-    @property
-    def warnings(self) -> list[str]:
-        if not self._left:
-            return []
-        return [f"{self._left} more alarm frames were not kept (the folder keeps {KEY_FRAMES})"]
-
-
-# --- the run folder ------------------------------------------------------------------------------
-
-
-def _free_name(loaded: Loaded, options: Options, engine: Engine | None) -> str:
-    """What the run's folder will be called. RunFolderError if none could be made there."""
-    place = next(p for p in (options.out.absolute(), *options.out.absolute().parents) if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "may not be written to" if place.is_dir() else "is no folder"
-        raise RunFolderError(f"{place} {why}; choose another place with --out")
-    who = engine.traits.name if engine is not None else "cameras"
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return _numbered(options.out, f"{stamp}-{loaded.scenario.name}-{who}")
-
-
-def _numbered(out: Path, stem: str) -> str:
-    names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
-    return next(name for name in names if not (out / name).exists())
-
-
-class _RunFile:
-    """Writes run.json: at the start, so that a killed run can be scored, and again at the end."""
-
-    def __init__(
-        self,
-        folder: Path,
-        run: str,
-        loaded: Loaded,
-        engine: Engine | None,
-        clock: Clock,
-        plans: Sequence[CameraPlan],
-        options: Options,
-    ) -> None:
-        scenario = loaded.scenario
-        self._folder = folder
-        self._clock = clock
-        self._data: dict[str, Any] = {
-            "schema": 1,
-            "run": run,
-            "scenario": scenario.name,
-            "scenario_file": loaded.file,
-            "scenario_text": loaded.text,
-            "digest": digest(loaded.scenario),
-            "seed": scenario.seed,
-            "clock": scenario.clock,
-            "duration_s": scenario.duration,
-            "engine": None
-            if engine is None
-            else {"name": engine.traits.name, "model": engine.traits.model},
-            "broker": str(options.broker),
-            "settings": {
-                part: resolved(scenario)[part] for part in ("sampling", "budget", "alarm", "engine")
-            },
-            "cameras": plans,
-            "versions": _versions(),
-            "host": _host(),
-            "git": _git_state(),
-        }
-
-    def new_folder(self) -> Path:
-        """Make the folder, run.json in it from its first moment on."""
-        out, stem = self._folder.parent, self._folder.name
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            draft = out / f".{stem}-{secrets.token_hex(4)}"
-            draft.mkdir()
-            try:
-                self._write(draft, complete=False)
-                self._folder = _renamed(draft, out, stem)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
-        except OSError as why:
-            raise RunFolderError(
-                f"{self._folder}: cannot be made: {why.strerror}; choose another place with --out"
-            ) from why
-        return self._folder
-
-    def __call__(
-        self,
-        *,
-        complete: bool,
-        interrupted: bool = False,
-        played_s: float | None = None,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self._write(self._folder, complete, interrupted, played_s, warnings)
-
-    def _write(
-        self,
-        folder: Path,
-        complete: bool,
-        interrupted: bool = False,
-        played_s: float | None = None,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        write_json(
-            folder / RUN_FILE,
-            {
-                **self._data,
-                "speed": self._clock.speed,
-                "start_ns": self._clock.start_ns,
-                "complete": complete,
-                "interrupted": interrupted,
-                "played_s": played_s,
-                "warnings": warnings,
-            },
-        )
-
-
-def _renamed(draft: Path, out: Path, stem: str) -> Path:
-    """Where the folder stands now; another run of the same second may have taken the name."""
-    while True:
-        folder = out / _numbered(out, stem)
-        try:
-            return draft.rename(folder)
-        except OSError as why:
-            if why.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
-def _versions() -> dict[str, str]:
-    packages = ("aiomqtt", "amqtt", "numpy", "opencv-python-headless", "pydantic", "scipy")
-    return {
-        "earlyfire-stream": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
-    }
-
-
-def _host() -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "implementation": sys.implementation.name,
-    }
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the code that runs, None where it is no checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "changed": bool(changed.strip())}

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "live": 3,
     "camera": 4,
     "consumer": 4,
+    "folder": 4,
     "run": 5,
     "bench": 6,
     "doctor": 5,

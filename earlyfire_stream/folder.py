@@ -1,0 +1,214 @@
+"""The run folder: made whole, told what was played, with the frames that raised alarms."""
+
+from __future__ import annotations
+
+__all__ = ["KeyFrames", "RunFile", "free_name"]
+
+import errno
+import itertools
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from earlyfire_stream import __version__
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.engines.base import Traits
+from earlyfire_stream.errors import RunFolderError
+from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, write_json
+from earlyfire_stream.scenario.load import Loaded, digest, resolved
+
+KEY_FRAMES = 200
+"""Alarm frames that a run folder keeps."""
+
+
+def free_name(out: Path, scenario: str, who: str) -> str:
+    """What the run's folder will be called. RunFolderError if none could be made there."""
+    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is no folder"
+        raise RunFolderError(f"{place} {why}; choose another place with --out")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return _numbered(out, f"{stamp}-{scenario}-{who}")
+
+
+def _numbered(out: Path, stem: str) -> str:
+    names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+    return next(name for name in names if not (out / name).exists())
+
+
+class RunFile:
+    """Writes run.json: at the start, so that a killed run can be scored, and again at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        loaded: Loaded,
+        traits: Traits | None,
+        clock: Clock,
+        plans: Sequence[CameraPlan],
+        broker: str,
+    ) -> None:
+        scenario = loaded.scenario
+        self._folder = folder
+        self._clock = clock
+        self._data: dict[str, Any] = {
+            "schema": 1,
+            "run": run,
+            "scenario": scenario.name,
+            "scenario_file": loaded.file,
+            "scenario_text": loaded.text,
+            "digest": digest(loaded.scenario),
+            "seed": scenario.seed,
+            "clock": scenario.clock,
+            "duration_s": scenario.duration,
+            "engine": None if traits is None else {"name": traits.name, "model": traits.model},
+            "broker": broker,
+            "settings": {
+                part: resolved(scenario)[part] for part in ("sampling", "budget", "alarm", "engine")
+            },
+            "cameras": plans,
+            "versions": _versions(),
+            "host": _host(),
+            "git": _git_state(),
+        }
+
+    def new_folder(self) -> Path:
+        """Make the folder, run.json in it from its first moment on."""
+        out, stem = self._folder.parent, self._folder.name
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            draft = out / f".{stem}-{secrets.token_hex(4)}"
+            draft.mkdir()
+            try:
+                self._write(draft, complete=False)
+                self._folder = _renamed(draft, out, stem)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+        except OSError as why:
+            raise RunFolderError(
+                f"{self._folder}: cannot be made: {why.strerror}; choose another place with --out"
+            ) from why
+        return self._folder
+
+    def __call__(
+        self,
+        *,
+        complete: bool,
+        interrupted: bool = False,
+        played_s: float | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self._write(self._folder, complete, interrupted, played_s, warnings)
+
+    def _write(
+        self,
+        folder: Path,
+        complete: bool,
+        interrupted: bool = False,
+        played_s: float | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        write_json(
+            folder / RUN_FILE,
+            {
+                **self._data,
+                "speed": self._clock.speed,
+                "start_ns": self._clock.start_ns,
+                "complete": complete,
+                "interrupted": interrupted,
+                "played_s": played_s,
+                "warnings": warnings,
+            },
+        )
+
+
+def _renamed(draft: Path, out: Path, stem: str) -> Path:
+    """Where the folder stands now; another run of the same second may have taken the name."""
+    while True:
+        folder = out / _numbered(out, stem)
+        try:
+            return draft.rename(folder)
+        except OSError as why:
+            if why.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _versions() -> dict[str, str]:
+    packages = ("aiomqtt", "amqtt", "numpy", "opencv-python-headless", "pydantic", "scipy")
+    return {
+        "earlyfire-stream": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "implementation": sys.implementation.name,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the code that runs, None where it is no checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changed.strip())}
+
+
+class KeyFrames:
+    """Keeps the frame of every emitted alarm in the run folder, up to a number that it tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "frames"
+        self._kept = 0
+        self._left = 0
+
+    def __call__(self, record: AlarmRecord, jpeg: bytes) -> None:
+        if self._kept >= KEY_FRAMES:
+            self._left += 1
+            return
+        self._kept += 1
+        # A foreign camera's name is a stranger's text: it must not decide where we write.
+        camera = re.sub(r"[^A-Za-z0-9_.-]", "_", record.alarm.camera)[:80]
+        name = f"{camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            (self._folder / name).write_bytes(jpeg)
+        except OSError as why:
+            raise RunFolderError(f"{self._folder / name}: cannot be written: {why}") from why
+
+    @property
+    def warnings(self) -> list[str]:
+        if not self._left:
+            return []
+        return [f"{self._left} more alarm frames were not kept (the folder keeps {KEY_FRAMES})"]
