@@ -59,13 +59,14 @@ def test_seed_and_camera_decide_what_it_looks_like_unless_the_source_names_a_see
     assert first(opened(3, **named)) == first(opened(4, id="other", **named))
 
 
-def test_before_the_onset_there_is_nothing_and_from_it_on_smoke() -> None:
+def test_before_the_onset_there_is_nothing_and_until_smoke_is_seen_nobody_knows() -> None:
     source = opened(fires=[{"id": "oak", "onset": 60, "plume": {"size": "large"}}])
     before, at = source.label(59.9), source.label(60)
     assert (before.smoke, before.truth, before.boxed) == (False, (), True)
-    assert at.smoke is True
-    assert at.truth[0].fire == "oak"
+    assert (at.smoke, at.truth, at.boxed) == (None, (), False)
     later = source.label(900)
+    assert later.smoke is True
+    assert later.truth[0].fire == "oak"
     assert later.boxed
     assert later.truth[0].box is not None
 

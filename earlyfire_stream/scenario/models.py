@@ -440,7 +440,8 @@ class Sampling(Model):
     """How long a suspicion lasts without being renewed."""
     change: Annotated[float, Field(gt=0)] = 5.0
     """Change score (multiples of the camera's own usual change) that raises suspicion. Usual is 2
-    to 3, moving clouds reach 4; at 5 synthetic cameras were suspicious for 3 % of their quiet time.
+    to 3, moving clouds reach 4; at 5 clear synthetic cameras are hardly ever suspicious without a
+    fire, cloudy and foggy ones for a fifth to two fifths of the time.
     """
 
     def conflicts(self) -> Iterator[Conflict]:

@@ -54,7 +54,9 @@ class SyntheticCamera:
         """Nothing is held open."""
 
     def _label(self, truth: tuple[Truth, ...], at: float) -> Label:
-        """A burning fire is smoke from its onset on, though its box may still be unknown."""
+        """Boxes from the rendered opacity. Burns a fire that is not to be seen yet, nobody knows:
+        by the scenario there is smoke, in the picture there is none.
+        """
         if not self._camera.truth:
             return UNKNOWN
         named = {t.fire for t in truth}
@@ -63,8 +65,9 @@ class SyntheticCamera:
             for f in self._camera.fires
             if f.id not in named and f.onset <= at and (f.end is None or at < f.end)
         )
-        truth = (*truth, *burning)
-        label = Label(bool(truth), truth, boxed=all(t.box is not None for t in truth))
+        if burning and not truth:
+            return UNKNOWN
+        label = Label(bool(truth), (*truth, *burning), boxed=not burning)
         return self._optics.see(label, at, self._size)
 
 
