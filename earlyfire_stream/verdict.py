@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An axis-aligned box, centre and size, as fractions of the frame; never empty, inside [0, 1]."""
+    """An axis-aligned box: centre and size as fractions of the frame, never empty."""
 
     xc: float
     yc: float
