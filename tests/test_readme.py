@@ -1,0 +1,58 @@
+"""What the README shows works: its scenario loads, its commands and options exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from earlyfire_stream.cli import app
+from earlyfire_stream.scenario.fleet import expand
+from earlyfire_stream.scenario.load import loads
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("sh")).splitlines() + re.findall(r"`(earlyfire [^`]+)`", README)
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [found[1:] for found in words if found and found[0] == "earlyfire"]
+
+
+def test_the_scenario_in_the_readme_is_complete() -> None:
+    (text,) = blocks("yaml")
+    scenario = loads(text, "README.md").scenario
+    assert len(expand(scenario)) == 21
+    assert scenario.duration == 300
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_in_the_readme_exists_with_its_options(command: list[str]) -> None:
+    path = command[:2] if command[0] == "scenario" else command[:1]
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    for word in command:
+        if word.startswith("-"):
+            assert word in shown.output
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {t for line in re.findall(r"`?make ([a-z ]+)`", README) for t in line.split()}
+    lines = "\n".join(blocks("sh")).splitlines()
+    named |= {line.split()[1] for line in lines if line.startswith("make ")}
+    assert named
+    assert named <= targets
+
+
+def test_every_file_that_the_readme_links_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
