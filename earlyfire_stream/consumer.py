@@ -57,8 +57,6 @@ FASTEST_S = 0.01
 """Cadence of a camera that declares none, for that purpose."""
 STRANGERS = 10_000
 """Most cameras that are watched without having been announced; bounds memory."""
-OUTBOX = 1000
-"""Verdicts and alarms on their way to the broker; beyond it they are dropped and counted."""
 SCORING_BACKLOG = 8
 """Change scores waiting for a thread, beyond which frames are sampled without one."""
 
@@ -160,7 +158,6 @@ class Consumer:
         self._undecided: dict[str, Waiting] = {}
         """Frames whose fate hangs on a change score that a thread is working out."""
         self._in_flight: dict[str, Waiting] = {}
-        self._outbox: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue(OUTBOX)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         """Something under way has come to its end."""
@@ -214,10 +211,7 @@ class Consumer:
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._receive_all(), name="intake")
-                side = [
-                    group.create_task(self._keep_house(), name="housekeeping"),
-                    group.create_task(self._send_posts(), name="outbox"),
-                ]
+                housekeeping = group.create_task(self._keep_house(), name="housekeeping")
                 crew = [
                     group.create_task(self._work(), name=f"worker {n}") for n in range(self.workers)
                 ]
@@ -227,7 +221,7 @@ class Consumer:
                 await self._until_idle()
                 self._over = True
                 self._wake.set()
-                for task in (*side, *crew):
+                for task in (housekeeping, *crew):
                     task.cancel()
         finally:
             self._abandon_rest()
@@ -291,7 +285,7 @@ class Consumer:
                     await self._moved.wait()
 
     def _is_busy(self) -> bool:
-        return bool(len(self._mailbox) or self._in_flight or self._scoring or self._outbox.qsize())
+        return bool(len(self._mailbox) or self._in_flight or self._scoring)
 
     def _give_up_missing(self, last_seqs: Mapping[str, int]) -> None:
         for name in last_seqs:
@@ -684,7 +678,7 @@ class Consumer:
             "box": verdict.box,
             "confidence": verdict.confidence,
         }
-        self._post(waiting.camera, "verdict", orjson.dumps(body))
+        self._inlet.post(waiting.camera, "verdict", orjson.dumps(body))
         if candidate is None:
             return
         alarm = candidate.alarm(waiting.camera, answer.decided_ns)
@@ -694,21 +688,9 @@ class Consumer:
             camera.sampling.relax(alarm.completed_at)
             kind = self._kind(camera, alarm.completed_at)
             message = orjson.dumps({"run": self._run, "kind": kind, "alarm": alarm})
-            self._post(waiting.camera, "alarm", message)
+            self._inlet.post(waiting.camera, "alarm", message)
             if self._on_alarm_frame is not None:
                 self._on_alarm_frame(record, waiting.frame.jpeg)
-
-    def _post(self, camera: str, what: str, body: bytes) -> None:
-        try:
-            self._outbox.put_nowait((camera, what, body))
-        except asyncio.QueueFull:
-            self._inlet.counts.unsent_json += 1
-
-    async def _send_posts(self) -> None:
-        while True:
-            camera, what, body = await self._outbox.get()
-            await self._inlet.publish_json(camera, what, body)
-            self._moved.set()
 
     @staticmethod
     def _kind(camera: _Camera, at: float) -> AlarmKind:

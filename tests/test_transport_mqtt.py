@@ -374,8 +374,8 @@ async def test_verdicts_go_out_in_order(broker: EmbeddedBroker) -> None:
     async with listening(broker, "earlyfire/r/#") as heard:
         async with inlet_on(broker) as inlet:
             for number in range(40):
-                await inlet.publish_json("a", "verdict", b"%d" % number)
-            await inlet.publish_json("a", "alarm", b"{}")
+                inlet.post("a", "verdict", b"%d" % number)
+            inlet.post("a", "alarm", b"{}")
         topic = f"earlyfire/r/{shard_of('a')}/a"
         seen = [await asyncio.wait_for(heard.get(), PATIENCE_S) for _ in range(41)]
     assert seen[:40] == [(f"{topic}/verdict", b"%d" % n, False) for n in range(40)]
@@ -394,7 +394,7 @@ async def test_an_alarm_raised_while_the_broker_is_away_is_sent_when_it_is_back(
         ) as inlet,
     ):
         await proxy.refuse()
-        await inlet.publish_json("a", "alarm", b"fire")
+        inlet.post("a", "alarm", b"fire")
         assert heard.empty()
         proxy.resume()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"fire"
@@ -404,9 +404,9 @@ async def test_verdicts_that_never_got_out_are_counted(mosquitto_broker: Embedde
     async with inlet_on(mosquitto_broker) as inlet:
         await mosquitto_broker.stop()
         for _ in range(1005):
-            await inlet.publish_json("a", "verdict", b"{}")
+            inlet.post("a", "verdict", b"{}")
         assert inlet.counts.unsent_json == 5
-        await inlet.publish_json("a", "verdict", b"x" * 300_000)
+        inlet.post("a", "verdict", b"x" * 300_000)
         assert inlet.counts.unsent_json == 6
     assert inlet.counts.unsent_json == 1006
 
@@ -462,7 +462,7 @@ async def test_the_will_of_a_shared_connection_takes_all_its_cameras_offline(
         assert inlet.online == {"a", "b"}
         await proxy.refuse()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
-        await inlet.publish_json("x", "verdict", b"")  # behind it on the inlet's own connection
+        inlet.post("x", "verdict", b"")  # behind it on the inlet's own connection
         async with asyncio.timeout(PATIENCE_S):
             await inlet._posted.wait()
         assert inlet.online == frozenset()

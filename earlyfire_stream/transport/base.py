@@ -132,7 +132,7 @@ class Inlet(Protocol):
         """
         ...
 
-    async def publish_json(self, camera: str, what: str, body: bytes) -> None:
+    def post(self, camera: str, what: str, body: bytes) -> None:
         """Send a verdict or alarm (`what` names the topic's last level), QoS 1. Never waits."""
         ...
 

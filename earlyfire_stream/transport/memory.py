@@ -155,5 +155,5 @@ class MemoryInlet:
     async def ended(self) -> Control:
         return await self._hub.final_control()
 
-    async def publish_json(self, camera: str, what: str, body: bytes) -> None:
+    def post(self, camera: str, what: str, body: bytes) -> None:
         self._hub.messages.append((camera, what, body))

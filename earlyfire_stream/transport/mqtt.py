@@ -706,7 +706,7 @@ class MqttInlet:
             await self._news.wait()
         return self._control
 
-    async def publish_json(self, camera: str, what: str, body: bytes) -> None:
+    def post(self, camera: str, what: str, body: bytes) -> None:
         """Queued, sent in order, and sent again after a lost connection (at least once)."""
         if len(body) > _LETTER_BYTES:
             self.counts.unsent_json += 1
