@@ -330,7 +330,7 @@ def doctor(
     )
     for check in checks:
         mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
-        table.add_row(mark, check.what, check.found, check.remedy)
+        table.add_row(mark, check.what, check.found, "" if check.ok else check.remedy)
     console.print(table)
     if not all(check.ok for check in checks):
         raise typer.Exit(BAD_INPUT)

@@ -55,7 +55,7 @@ from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
 from earlyfire_stream.sources.base import Label, LiveSource, Source
 from earlyfire_stream.sources.stream import open_live
-from earlyfire_stream.transport.address import BrokerAddress
+from earlyfire_stream.transport.address import BrokerAddress, mqtt_version
 from earlyfire_stream.transport.base import Control, Inlet, Link
 from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
 from earlyfire_stream.transport.memory import MemoryHub
@@ -120,6 +120,8 @@ async def play(
         name = free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or name
         async with _opening(stop):
+            if isinstance(options.broker, BrokerAddress):
+                await mqtt_version(options.broker)  # before pictures are made for nothing
             tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
             await stack.enter_async_context(engine)
             stock = await _open_stock(stack, loaded, clock, tell, engine, options.shelf)
@@ -187,8 +189,9 @@ async def play_cameras(
         name = free_name(options.out, scenario.name, "cameras")
         run = options.run or scenario.name
         async with _opening(stop):
-            stock = await _open_stock(stack, loaded, clock, tell)
             tell.stage(f"broker {address}")
+            await mqtt_version(address)  # before pictures are made for nothing
+            stock = await _open_stock(stack, loaded, clock, tell)
             mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, stock.plans))
             link = await stack.enter_async_context(_network(mqtt, stock.cameras, scenario, clock))
         write_run = RunFile(options.out / name, run, loaded, None, clock, stock.plans, str(address))

@@ -152,6 +152,11 @@ def _options(given: Mapping[str, Any]) -> OllamaOptions:
         raise UsageError(f"engine 'ollama': {error}") from error
 
 
+def _words(error: Exception) -> str:
+    """What a person can read of it; a timeout says nothing of its own."""
+    return str(error) or type(error).__name__
+
+
 def server_url(given: str | None) -> URL:
     """The server's address, from any form that OLLAMA_HOST may have.
 
@@ -417,9 +422,11 @@ class OllamaEngine:
                         return reading.reply("cut", self._clock.wall_ns(), visual_tokens)
         except aiohttp.ClientError as error:
             if reading.begun:
-                raise EngineBroken(f"{self.address}: the answer broke off: {error!r}") from error
+                raise EngineBroken(
+                    f"{self.address}: the answer broke off: {_words(error)}"
+                ) from error
             raise EngineUnavailable(
-                f"nobody answers at {self.address} ({error!r}); is `ollama serve` running?"
+                f"nobody answers at {self.address} ({_words(error)}); is `ollama serve` running?"
             ) from error
         if not reading.done:
             raise EngineBroken(
@@ -497,7 +504,7 @@ class OllamaEngine:
                 found = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineUnavailable(
-                f"nobody answers at {self.address} ({error!r}); is `ollama serve` running?"
+                f"nobody answers at {self.address} ({_words(error)}); is `ollama serve` running?"
             ) from error
         except orjson.JSONDecodeError as error:
             raise EngineBroken(f"{self.address}: that is no Ollama: {error}") from error
