@@ -291,7 +291,10 @@ class Log:
             if virtual:
                 self._flush()
             else:
-                await asyncio.shield(asyncio.to_thread(self._flush))
+                writing = asyncio.ensure_future(asyncio.to_thread(self._flush))
+                # Left behind when we are cancelled; what it met is kept and raised on leaving.
+                writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.shield(writing)
 
     def _flush(self) -> None:
         with self._writing:
