@@ -197,10 +197,6 @@ class Consumer:
             refused=dict(self.refused),
         )
 
-    def interval_of(self, camera: str) -> float:
-        """Seconds between looks that sampling last applied to a camera."""
-        return self._cameras[camera].sampling.interval_s
-
     def stop(self) -> None:
         """End soon: nothing new is taken in, what is under way gets a short grace."""
         self._stop.set()

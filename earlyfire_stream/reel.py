@@ -19,6 +19,8 @@ __all__ = [
     "Reel",
     "Shelf",
     "Times",
+    "cadences",
+    "close",
     "dues",
 ]
 
@@ -87,6 +89,11 @@ class Times:
         return cls(source.native_times, source.cadence_s, source.ends_at)
 
 
+def cadences(times: Mapping[str, Times]) -> dict[str, float | None]:
+    """Camera -> what its source's own times amount to."""
+    return {name: own.cadence_s for name, own in times.items()}
+
+
 def dues(
     camera: Camera, phase: float, times: Times, duration: float | None, seed: int
 ) -> Iterator[Due]:
@@ -144,7 +151,7 @@ class Film:
 
     def phases(self, times: Mapping[str, Times]) -> dict[str, float]:
         """Each camera's phase, scenario seconds."""
-        return phases(self.cameras, {name: t.cadence_s for name, t in times.items()})
+        return phases(self.cameras, cadences(times))
 
     def plates(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, Due, Plate]]:
         """Every frame of the fleet in order of capture; shared pictures are made once."""

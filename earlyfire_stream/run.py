@@ -43,13 +43,18 @@ from earlyfire_stream.records import (
     load,
     write_json,
 )
-from earlyfire_stream.reel import AheadReel, BlankReel, Film, InlineReel, Reel, Shelf, Times, close
-from earlyfire_stream.scenario.fleet import (
-    camera_plan,
-    declared_cadence,
-    expand,
-    plays_native_times,
+from earlyfire_stream.reel import (
+    AheadReel,
+    BlankReel,
+    Film,
+    InlineReel,
+    Reel,
+    Shelf,
+    Times,
+    cadences,
+    close,
 )
+from earlyfire_stream.scenario.fleet import expand, plan, plays_native_times
 from earlyfire_stream.scenario.load import Loaded, digest
 from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
@@ -238,7 +243,7 @@ async def play_consumer(
                 stack.callback(close, sources)
                 times = {name: Times.of(source) for name, source in sources.items()}
                 phases = film.phases(times)
-                plans = _plans(cameras, times, phases)
+                plans = plan(cameras, cadences(times), phases)
                 truths = _SourceTruths(cameras, sources, phases)
             if earlier is not None:
                 _check_same(loaded, plans, earlier, options)
@@ -386,7 +391,7 @@ async def _open_stock(
         if camera.source.kind == "stream"
     }
     phases = film.phases(reel.times)
-    return _Stock(cameras, reel, live, phases, _plans(cameras, reel.times, phases))
+    return _Stock(cameras, reel, live, phases, plan(cameras, cadences(reel.times), phases))
 
 
 async def _open_reel(
@@ -422,17 +427,6 @@ def _check_ends(scenario: Scenario, times: Mapping[str, Times]) -> None:
         raise UsageError(
             f"camera {endless[0]} never ends by itself: give the scenario a `duration`"
         )
-
-
-def _plans(
-    cameras: Sequence[Camera], times: Mapping[str, Times], phases: Mapping[str, float]
-) -> tuple[CameraPlan, ...]:
-    plans = []
-    for camera in cameras:
-        own = times[camera.id].cadence_s if camera.id in times else None
-        begins = phases[camera.id] if plays_native_times(camera) else 0.0
-        plans.append(camera_plan(camera, declared_cadence(camera, own), begins))
-    return tuple(plans)
 
 
 async def _open_transport(

@@ -143,7 +143,6 @@ class Reason(StrEnum):
     # lost
     GAP = "gap"
     CONSUMER_DOWN = "consumer_down"
-    NETWORK = "network"
     # undecodable
     NOT_JPEG = "not_jpeg"
     TOO_LARGE = "too_large"

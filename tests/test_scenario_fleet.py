@@ -223,11 +223,12 @@ def test_fires_of_recorded_sequences_are_delayed_with_their_camera() -> None:
     fleet = expand(
         scenario(*(camera(id=name, source=images, fires=fires) for name in ("a", "b", "c")))
     )
-    plans = plan(fleet, lambda _: 10.0)
+    own = dict.fromkeys("abc", 10.0)
+    plans = plan(fleet, own, phases(fleet, own))
     assert [p.fires[0].onset for p in plans] == [20.0, 26.18, 22.361]
     assert [p.cadence_s for p in plans] == [10.0, 10.0, 10.0]
 
 
 def test_fires_of_sampled_cameras_stay_where_they_are() -> None:
     fleet = expand(scenario(camera(id="a"), camera(id="b", fires=[FIRE])))
-    assert plan(fleet, lambda _: None)[1].fires == (FirePlan("f", 10.0, 20.0),)
+    assert plan(fleet, {}, phases(fleet))[1].fires == (FirePlan("f", 10.0, 20.0),)

@@ -243,7 +243,6 @@ class OllamaEngine:
         self._clock = clock
         self._timeout_s = settings.timeout
         self._model = settings.model or DEFAULT_MODEL
-        self._think_off = False
         self._session: aiohttp.ClientSession | None = None
         self.version = ""
         self.cold_start_s: float | None = None

@@ -18,7 +18,7 @@ __all__ = [
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from earlyfire_stream.records import CameraPlan, FirePlan
 from earlyfire_stream.scenario.models import Camera, Fire, Scenario, Source, Vary
@@ -116,15 +116,13 @@ def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0)
 
 
 def plan(
-    cameras: Sequence[Camera], native_s: Callable[[Camera], float | None]
+    cameras: Sequence[Camera], cadences: Mapping[str, float | None], offsets: Mapping[str, float]
 ) -> tuple[CameraPlan, ...]:
-    """The plans of a whole fleet; `native_s` tells the cadence of a video or a folder of images."""
-    own = {c.id: native_s(c) if plays_native_times(c) else None for c in cameras}
-    offsets = phases(cameras, own)
+    """The plans of a whole fleet, from its sources' own cadences and its phases."""
     return tuple(
         camera_plan(
             camera,
-            declared_cadence(camera, own[camera.id]),
+            declared_cadence(camera, cadences.get(camera.id)),
             offsets[camera.id] if plays_native_times(camera) else 0.0,
         )
         for camera in cameras

@@ -76,9 +76,6 @@ class Loaded:
     base: Path
     """The folder that paths of sources start from."""
 
-    def path_of(self, path: str) -> Path:
-        return self.base / path
-
 
 def load(path: str | Path, *, files: bool = True) -> Loaded:
     """Read a scenario file. ScenarioError names everything that is wrong with it."""
