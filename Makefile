@@ -45,7 +45,7 @@ mosquitto:
 	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 		echo "== installing Mosquitto =="; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends mosquitto >/dev/null; \
+			apt-get install -y -qq --no-install-recommends mosquitto openssl >/dev/null; \
 	else \
 		echo "LEFT OUT: the tests that need a real Mosquitto (not installed, and only root with apt"; \
 		echo "          can install it from here: apt-get install mosquitto, or brew install mosquitto)"; \
