@@ -36,7 +36,7 @@ from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.sources.base import Label
 from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit
 from earlyfire_stream.transport.base import Arrival, Inlet
-from earlyfire_stream.verdict import AlarmKind, Fate, Reason, Verdict
+from earlyfire_stream.verdict import AlarmKind, Fate, Reason, Verdict, burns
 
 log = logging.getLogger(__name__)
 
@@ -693,9 +693,7 @@ class Consumer:
         """By time alone; whether the box is in the right place is left to scoring."""
         if camera.plan is None or not camera.plan.truth:
             return AlarmKind.UNKNOWN
-        burning = any(
-            fire.onset <= at and (fire.end is None or at < fire.end) for fire in camera.plan.fires
-        )
+        burning = any(burns(fire, at) for fire in camera.plan.fires)
         return AlarmKind.TRUE if burning else AlarmKind.FALSE
 
     # --- keeping house ---

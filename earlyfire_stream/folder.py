@@ -59,6 +59,7 @@ class RunFile:
         broker: str,
     ) -> None:
         scenario = loaded.scenario
+        settings = resolved(scenario)
         self._folder = folder
         self._clock = clock
         self._data: dict[str, Any] = {
@@ -74,7 +75,7 @@ class RunFile:
             "engine": None if traits is None else {"name": traits.name, "model": traits.model},
             "broker": broker,
             "settings": {
-                part: resolved(scenario)[part] for part in ("sampling", "budget", "alarm", "engine")
+                part: settings[part] for part in ("sampling", "budget", "alarm", "engine")
             },
             "cameras": plans,
             "versions": _versions(),

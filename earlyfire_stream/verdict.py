@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 __all__ = [
     "Alarm",
@@ -21,6 +22,7 @@ __all__ = [
     "ResizeMode",
     "Truth",
     "Verdict",
+    "burns",
 ]
 
 
@@ -104,6 +106,21 @@ class Verdict:
     confidence: float | None = None
     repairs: tuple[str, ...] = ()
     """What the parser had to mend to read it, in order; empty for a strict answer."""
+
+
+class Burning(Protocol):
+    """A fire, as a scenario or a camera's plan states it. Scenario seconds."""
+
+    @property
+    def onset(self) -> float: ...
+
+    @property
+    def end(self) -> float | None: ...
+
+
+def burns(fire: Burning, at: float) -> bool:
+    """Is its smoke visible at that scenario second? From the onset on, the end excluded."""
+    return fire.onset <= at and (fire.end is None or at < fire.end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.playing import Nursery
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -43,3 +46,11 @@ def mosquitto() -> str:
         left_out("no mosquitto on PATH (Debian: apt-get install mosquitto)")
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Starts the command as processes of its own, and leaves none behind."""
+    nursery = Nursery(tmp_path_factory.mktemp("commands"))
+    yield nursery
+    nursery.close()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -30,13 +29,6 @@ from tests.playing import (
     scenario,
     wait_for,
 )
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("commands"))
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture(scope="module")

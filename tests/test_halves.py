@@ -30,13 +30,6 @@ from tests.playing import (
 )
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("commands"))
-    yield nursery
-    nursery.close()
-
-
 @pytest.fixture
 def port(mosquitto: str, tmp_path: Path) -> Iterator[int]:
     with open_mosquitto(mosquitto, tmp_path) as port:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from tests.playing import (
     PATIENCE_S,
@@ -23,13 +20,6 @@ from tests.playing import (
     scenario,
     wait_for,
 )
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("commands"))
-    yield nursery
-    nursery.close()
 
 
 def test_a_run_killed_at_any_moment_can_be_scored_and_leaves_no_process(

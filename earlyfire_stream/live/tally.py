@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FrameRecord, Shot, Snapshot
-from earlyfire_stream.verdict import Fate, Reason, Verdict
+from earlyfire_stream.verdict import Fate, Reason, Verdict, burns
 
 RATE_WINDOW = 20
 """Looks from which a rate is told."""
@@ -41,7 +41,7 @@ class CameraTally:
     def fire_at(self, at: float) -> tuple[str, float] | None:
         """(fire, seconds since its onset) of the fire that burns at that instant."""
         for fire in self.plan.fires:
-            if fire.onset <= at and (fire.end is None or at < fire.end):
+            if burns(fire, at):
                 return fire.id, at - fire.onset
         return None
 

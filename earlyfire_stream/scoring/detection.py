@@ -29,9 +29,9 @@ from itertools import islice, pairwise, takewhile
 from earlyfire_stream.alarms import AlarmPolicyState, Candidate, observe
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan
 from earlyfire_stream.scenario.models import AlarmPolicy
-from earlyfire_stream.scoring.footage import Footage, Frame, FrameOutcome, burns
+from earlyfire_stream.scoring.footage import Footage, Frame, FrameOutcome
 from earlyfire_stream.scoring.statistics import poisson_interval
-from earlyfire_stream.verdict import AlarmKind, Box, Fate, Reason, Truth
+from earlyfire_stream.verdict import AlarmKind, Box, Fate, Reason, Truth, burns
 
 HORIZON_S = 2400.0
 """H: a first alarm later than this after the onset is none (FIgLib's sequences end there)."""

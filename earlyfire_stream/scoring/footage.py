@@ -6,15 +6,15 @@ works on the result.
 
 from __future__ import annotations
 
-__all__ = ["Footage", "Frame", "FrameOutcome", "burns", "footage"]
+__all__ = ["Footage", "Frame", "FrameOutcome", "footage"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from earlyfire_stream.alarms import heed
-from earlyfire_stream.records import CameraPlan, FirePlan, FrameRecord, RunLog, Shot
-from earlyfire_stream.verdict import Fate, Reason, Verdict
+from earlyfire_stream.records import CameraPlan, FrameRecord, RunLog, Shot
+from earlyfire_stream.verdict import Fate, Reason, Verdict, burns
 
 Frame = tuple[str, int]
 """(camera, seq)"""
@@ -57,11 +57,6 @@ class Footage:
     def timed(self) -> bool:
         """It has a truth and a cadence: it counts for detection, not only frame by frame."""
         return self.plan.truth and self.plan.cadence_s is not None
-
-
-def burns(fire: FirePlan, at: float) -> bool:
-    """Is its smoke visible at that scenario second? From the onset on, the end excluded."""
-    return fire.onset <= at and (fire.end is None or at < fire.end)
 
 
 def footage(log: RunLog) -> tuple[Footage, ...]:

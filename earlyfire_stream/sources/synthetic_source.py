@@ -12,7 +12,7 @@ from earlyfire_stream.scenario.models import Camera, SyntheticSource
 from earlyfire_stream.sources.base import UNKNOWN, Label, Picture, seed_for
 from earlyfire_stream.sources.optics import Optics
 from earlyfire_stream.sources.synthetic import PlumeEvent, SyntheticScene
-from earlyfire_stream.verdict import Truth
+from earlyfire_stream.verdict import Truth, burns
 
 _MAX_SIDE_PX = 8192
 """8K: beyond it one frame takes seconds to render."""
@@ -61,9 +61,7 @@ class SyntheticCamera:
             return UNKNOWN
         named = {t.fire for t in truth}
         burning = tuple(
-            Truth(f.id)
-            for f in self._camera.fires
-            if f.id not in named and f.onset <= at and (f.end is None or at < f.end)
+            Truth(f.id) for f in self._camera.fires if f.id not in named and burns(f, at)
         )
         if burning and not truth:
             return UNKNOWN

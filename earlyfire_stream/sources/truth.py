@@ -25,7 +25,7 @@ from pathlib import Path
 from earlyfire_stream.errors import SourceError
 from earlyfire_stream.scenario.models import Fire
 from earlyfire_stream.sources.base import Label
-from earlyfire_stream.verdict import Box, Truth
+from earlyfire_stream.verdict import Box, Truth, burns
 
 NAMELESS = "smoke"
 """The fire of a labelled box where the scenario declares none."""
@@ -36,21 +36,17 @@ _MAX_LABEL_BYTES = 1_000_000
 
 def declared(fires: Sequence[Fire], at: float) -> Label:
     """The label of scenario instant `at` from what the scenario says."""
-    truth = tuple(Truth(fire.id, _box_at(fire, at)) for fire in fires if _covers(fire, at))
+    truth = tuple(Truth(fire.id, _box_at(fire, at)) for fire in fires if burns(fire, at))
     return Label(bool(truth), truth, boxed=all(t.box is not None for t in truth))
 
 
 def labelled(boxes: Sequence[Box], fires: Sequence[Fire], at: float) -> Label:
     """The label of scenario instant `at` whose label file holds `boxes`."""
-    active = [fire.id for fire in fires if _covers(fire, at)]
+    active = [fire.id for fire in fires if burns(fire, at)]
     if boxes:
         fire = active[0] if active else _nearest(fires, at)
         return Label(True, tuple(Truth(fire, box) for box in boxes), boxed=True)
     return Label(bool(active), tuple(Truth(fire) for fire in active), boxed=not active)
-
-
-def _covers(fire: Fire, at: float) -> bool:
-    return fire.onset <= at and (fire.end is None or at < fire.end)
 
 
 def _nearest(fires: Sequence[Fire], at: float) -> str:
