@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class Request:
     schema: Mapping[str, object] | None
     deadline_ns: int
     """Wall instant after which the answer is worthless."""
+    clip: tuple[tuple[float, npt.NDArray[np.uint8]], ...] = ()
+    """Earlier frames of this camera for one clip with `image`, oldest first: their captured_at and
+    pixels, of the size of `image`. Empty for a single picture; `visual_tokens` counts them all."""
+    identity: str = ""
+    """Hash of the frame's bytes, see `frames.identity`."""
     truth: tuple[Truth, ...] = ()
     """For the `simulated` engine alone; empty for every other."""
     smoke: bool | None = None
@@ -78,6 +83,13 @@ class Traits:
     needs_truth: bool = False
     max_concurrency: int = 64
     default_concurrency: int = 4
+    """Requests at a time where the scenario says `auto`; where `seeks_knee`, the first guess."""
+    seeks_knee: bool = False
+    """`auto` may find a better number by measured throughput."""
+    clips: bool = False
+    """Takes several frames of one camera as one clip."""
+    needs_identity: bool = False
+    """Answers by `identity`: frames must be the real ones even where no pixels are looked at."""
     virtual_ok: bool = False
     """May run in virtual time: no thread, no socket, no wall clock on its path."""
 
@@ -111,6 +123,15 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Gauged(Protocol):
+    """An engine whose server tells its own state."""
+
+    async def gauges(self) -> Mapping[str, float]:
+        """The server's metrics now, by series (`name{label="value"}`); never raises EngineError:
+        a server that cannot be asked gives none."""
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:

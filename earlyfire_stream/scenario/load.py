@@ -37,7 +37,7 @@ from pydantic_core import ErrorDetails
 
 from earlyfire_stream.errors import Problem, ScenarioError, UsageError
 from earlyfire_stream.scenario import fleet
-from earlyfire_stream.scenario.models import ENGINES, ENV, Conflicts, Scenario
+from earlyfire_stream.scenario.models import ENGINES, ENV, Conflicts, Engine, Scenario
 
 FORMAT = 1
 """The version in `earlyfire: 1`."""
@@ -738,6 +738,12 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "deadline": ("engine", "deadline"),
     "timeout": ("engine", "timeout"),
     "prompt": ("engine", "prompt"),
+    "decode": ("engine", "decode"),
+    "explain": ("engine", "explain"),
+    "worker": ("engine", "workers"),
+    "recording": ("engine", "recording"),
+    "scrape": ("engine", "scrape"),
+    "clip": ("sampling", "clip"),
     "policy": ("sampling", "policy"),
     "idle": ("sampling", "idle"),
     "tokens_per_s": ("budget", "tokens_per_s"),
@@ -752,8 +758,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 def with_overrides(scenario: Scenario, **options: Any) -> Scenario:
     """The scenario with the command line's settings in it; None leaves one as it is.
 
-    Another engine brings its own defaults: model, profile, url and options that the file gives for
-    its own engine are dropped. UsageError names the option that cannot be.
+    Another engine brings its own defaults: what the file gives for its own engine alone (model,
+    url, options and the like) is dropped. UsageError names the option that cannot be.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - _OPTIONS.keys():
@@ -763,7 +769,9 @@ def with_overrides(scenario: Scenario, **options: Any) -> Scenario:
         raise UsageError(f"--engine: {given['engine']!r} is not known ({known})")
     data = scenario.model_dump()
     if given.get("engine", scenario.engine.name) != scenario.engine.name:
-        data["engine"] |= {"model": None, "profile": None, "url": None, "options": {}}
+        own = ("model", "profile", "url", "workers", "recording", "options")
+        unset = Engine().model_dump()
+        data["engine"] |= {name: unset[name] for name in own}
     for name, value in given.items():
         *above, last = _OPTIONS[name]
         inside = data

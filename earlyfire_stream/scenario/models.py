@@ -434,6 +434,9 @@ class Sampling(Model):
     """Between two looks at a quiet camera; at least 3 s (the specification's N)."""
     suspect: Duration = 2.0
     """Between two looks while something changed or a positive is unconfirmed."""
+    clip: Annotated[int, Field(ge=1, le=16)] = 1
+    """Frames of one camera in one look: the newest and those received just before it, as one clip
+    under one token budget. Only for engines that take clips (`hf`)."""
     slowest: Duration = 60.0
     """Under load no camera waits longer than this, whatever the budget says."""
     hold: Duration = 15.0
@@ -513,6 +516,17 @@ class Engine(Model):
     mailbox: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Most cameras that may have a frame waiting; bounds memory."""
     prompt: str = "v1"
+    """A shipped prompt, or a YAML file of your own."""
+    decode: Literal["constrained", "free"] = "constrained"
+    """`free` asks for no schema, so that the share of BAD_JSON can be measured."""
+    explain: Literal["never", "positives", "always"] = "never"
+    """Ask again, after the verdict, for its reasons in 20 words. Stored and shown, never scored."""
+    workers: tuple[str, ...] = ()
+    """Addresses of `earlyfire worker` services for `hf`; none: one is started here."""
+    recording: str | None = None
+    """Run folder whose answers the `recorded` engine gives again."""
+    scrape: Duration = 0.0
+    """Wall seconds between two looks at the server's own /metrics; 0: none."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the engine as they are; it refuses what it does not know."""
 
@@ -527,6 +541,21 @@ class Engine(Model):
                 f"only the simulated engine has profiles, not {self.name}",
                 fields=("name",),
             )
+        if (self.recording is None) == (self.name == "recorded"):
+            yield Conflict(
+                ("recording",),
+                "the recorded engine needs the run folder whose answers it gives again"
+                if self.recording is None
+                else f"only the recorded engine has a recording, not {self.name}",
+                "write recording: runs/..." if self.recording is None else "remove it",
+                fields=("name",),
+            )
+        if self.workers and self.name != "hf":
+            yield Conflict(
+                ("workers",), f"only the hf engine has workers, not {self.name}", fields=("name",)
+            )
+        for i, worker in enumerate(self.workers):
+            yield from _no_password(worker, f"workers.{i}", "nothing")
         if self.url is not None and self.name in ("baseline", "simulated", "recorded"):
             yield Conflict(
                 ("url",), f"the {self.name} engine has no server", "remove it", fields=("name",)
