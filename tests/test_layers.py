@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "tokens": 2,
     "sampling": 2,
     "mailbox": 2,
+    "knee": 2,
     "gaps": 2,
     "contract": 2,
     "alarms": 2,
@@ -29,6 +30,7 @@ LAYERS: dict[str, int] = {
     "reel": 3,
     "transport": 3,
     "engines": 3,
+    "worker": 3,
     "report": 3,
     "live": 3,
     "camera": 4,
@@ -51,7 +53,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("reel", "sources"),
 }
 
-PURE = {"tokens", "sampling", "mailbox", "gaps", "contract", "alarms", "scoring"}
+PURE = {"tokens", "sampling", "mailbox", "knee", "gaps", "contract", "alarms", "scoring"}
 IMPURE_MODULES = {"asyncio", "logging", "time", "socket", "threading", "subprocess", "random"}
 
 
@@ -105,6 +107,26 @@ def test_decisions_do_not_touch_the_world(path: Path) -> None:
         assert imported(path) & IMPURE_MODULES == set()
 
 
-def test_the_base_install_is_free_of_torch() -> None:
+HEAVY = {"torch", "transformers", "llguidance", "accelerate", "bitsandbytes"}
+TORCHLESS = {"__init__.py", "ask.py", "loading.py"}
+"""Of the worker: what the command and `doctor` read without the extra `hf`."""
+
+
+def test_only_the_worker_knows_torch() -> None:
     for path in modules():
-        assert not {name.split(".")[0] for name in imported(path)} & {"torch", "transformers"}
+        if part_of(path) != "worker":
+            assert not {name.split(".")[0] for name in imported(path)} & HEAVY
+
+
+@pytest.mark.parametrize("name", sorted(TORCHLESS))
+def test_the_workers_words_import_without_torch(name: str) -> None:
+    tree = ast.parse((PACKAGE / "worker" / name).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & HEAVY
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            assert node.module.split(".")[0] not in HEAVY
+            assert not node.module.startswith("earlyfire_stream.worker") or (
+                node.module.rsplit(".", 1)[1] + ".py" in TORCHLESS
+            )
