@@ -12,7 +12,7 @@ __all__ = ["Consumer", "Seat"]
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,15 +26,23 @@ from earlyfire_stream.alarms import AlarmPolicyState, Polygon, heed, observe
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines.base import Engine, Reply, Request
-from earlyfire_stream.errors import EngineError, EngineTimeout
+from earlyfire_stream.errors import EngineError, EngineOverloaded, EngineTimeout, UsageError
 from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
 from earlyfire_stream.gaps import Coming, Gaps
+from earlyfire_stream.knee import Knee
 from earlyfire_stream.mailbox import Mailbox, Waiting
-from earlyfire_stream.records import AlarmRecord, Answer, CameraPlan, FrameRecord, Snapshot
+from earlyfire_stream.records import (
+    AlarmRecord,
+    Answer,
+    CameraPlan,
+    Explanation,
+    FrameRecord,
+    Snapshot,
+)
 from earlyfire_stream.sampling import CameraSampling, ChangeDetector, Load, wants
 from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.sources.base import Label
-from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit
+from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit_clip
 from earlyfire_stream.transport.base import Arrival, Inlet
 from earlyfire_stream.verdict import AlarmKind, Fate, Reason, Verdict, burns
 
@@ -89,6 +97,21 @@ class _Camera:
     alarms: AlarmPolicyState = field(default_factory=AlarmPolicyState)
     first_seq: int | None = None
     """The first frame that came; None before."""
+    recent: deque[Waiting] = field(default_factory=deque)
+    """The newest frames that came, for clips; oldest first."""
+    unused: dict[int, tuple[Waiting, Fate, Reason, bool]] = field(default_factory=dict)
+    """Frames among them that nobody looks at by themselves, by seq, with the fate they meet unless
+    a clip takes them in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a request was made of, for its record."""
+
+    started_ns: int
+    size: tuple[int, int]
+    visual_tokens: int
+    context: tuple[int, ...]
 
 
 class Consumer:
@@ -102,7 +125,7 @@ class Consumer:
         inlet: Inlet,
         engine: Engine,
         clock: Clock,
-        emit: Callable[[FrameRecord | AlarmRecord], None],
+        emit: Callable[[FrameRecord | AlarmRecord | Explanation], None],
         *,
         truth_of: TruthOf | None = None,
         foreign: bool = False,
@@ -132,16 +155,25 @@ class Consumer:
         self._shards = shards
         self._joined_late = joined_late
         self._on_alarm_frame = on_alarm_frame
-        self._limits = limits or FrameLimits()
+        self.limits = limits or FrameLimits()
         traits = engine.traits
         self._prompt = prompt(scenario.engine.prompt, traits.coord_space)
         self._min_tokens = max(scenario.budget.min_tokens, traits.min_tokens)
         # An engine's floor counts: Ollama from 0.30 blows smaller images up to 1024 tokens anyway.
         self._max_tokens = min(scenario.budget.max_tokens, traits.max_tokens)
         self._max_tokens = max(self._max_tokens, self._min_tokens)
+        self._clip = scenario.sampling.clip
+        if self._clip > 1 and not traits.clips:
+            raise UsageError(
+                f"engine {traits.name} takes single pictures only: sampling.clip must be 1, "
+                "or take --engine hf"
+            )
         wanted = scenario.engine.concurrency
-        self.workers = traits.default_concurrency if wanted == "auto" else wanted
-        self.workers = min(self.workers, traits.max_concurrency)
+        first = traits.default_concurrency if wanted == "auto" else wanted
+        first = min(first, traits.max_concurrency)
+        seeks = wanted == "auto" and traits.seeks_knee
+        self._knee = Knee(first, traits.max_concurrency) if seeks else None
+        self._workers = traits.max_concurrency if seeks else first
         self._cameras: dict[str, _Camera] = {}
         for name, seat in seats.items():
             self._cameras[name] = self._seated(seat)
@@ -158,6 +190,8 @@ class Consumer:
         self._undecided: dict[str, Waiting] = {}
         """Frames whose fate hangs on a change score that a thread is working out."""
         self._in_flight: dict[str, Waiting] = {}
+        self._asking = 0
+        """Requests under way, those for explanations included."""
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         """Something under way has come to its end."""
@@ -185,6 +219,11 @@ class Consumer:
         cadence_s = plan.cadence_s if plan is not None else None
         return LEEWAY + int(max(0.0, self._clock.now()) * LEEWAY_FACTOR / (cadence_s or FASTEST_S))
 
+    @property
+    def limit(self) -> int:
+        """Requests that may be under way."""
+        return self._knee.limit if self._knee is not None else self._workers
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             received=self.received,
@@ -193,6 +232,7 @@ class Consumer:
             tokens_spent=self.tokens_spent,
             tokens_per_s=self._budget.rate or self._learned.rate,
             utilization=self._budget.utilization(self._now_s()),
+            concurrency=self.limit,
             duplicates=self.duplicates,
             refused=dict(self.refused),
         )
@@ -209,7 +249,8 @@ class Consumer:
                 intake = group.create_task(self._receive_all(), name="intake")
                 housekeeping = group.create_task(self._keep_house(), name="housekeeping")
                 crew = [
-                    group.create_task(self._work(), name=f"worker {n}") for n in range(self.workers)
+                    group.create_task(self._work(), name=f"worker {n}")
+                    for n in range(self._workers)
                 ]
                 last_seqs = await self._until_drained()
                 intake.cancel()
@@ -281,13 +322,14 @@ class Consumer:
                     await self._moved.wait()
 
     def _is_busy(self) -> bool:
-        return bool(len(self._mailbox) or self._in_flight or self._scoring)
+        return bool(len(self._mailbox) or self._in_flight or self._scoring or self._asking)
 
     def _give_up_missing(self, last_seqs: Mapping[str, int]) -> None:
         for name in last_seqs:
             if name not in self._cameras:
                 self._cameras[name] = _Camera()
         for name, camera in self._cameras.items():
+            self._let_go(camera)
             if not camera.foreign:
                 gone = camera.gaps.close(last_seqs.get(name, -1))
                 self._record_lost(name, camera, gone)
@@ -313,6 +355,8 @@ class Consumer:
         for waiting in self._undecided.values():
             self._fate(waiting, Fate.ABANDONED, Reason.STOPPED)
         self._undecided.clear()
+        for camera in self._cameras.values():
+            self._let_go(camera)
 
     # --- receiving ---
 
@@ -322,7 +366,7 @@ class Consumer:
 
     def _receive(self, arrival: Arrival) -> None:
         self.received += 1
-        parsed = parse(arrival.payload, self._limits)
+        parsed = parse(arrival.payload, self.limits)
         capture = None if self._foreign else parsed.capture
         camera = self._cameras.get(arrival.camera)
         if camera is None and (not self._strangers or len(self._cameras) >= STRANGERS):
@@ -375,7 +419,38 @@ class Consumer:
             received_ns=arrival.received_ns,
             frame=parsed if parsed.capture is capture else replace(parsed, capture=capture),
         )
+        if self._clip > 1:
+            self._remember(camera, waiting)
         self._sample(camera, waiting)
+
+    def _remember(self, camera: _Camera, waiting: Waiting) -> None:
+        """Keep it for the next clip; who is too old for one meets the fate that was put off."""
+        camera.recent.append(waiting)
+        if len(camera.recent) > self._clip:
+            self._settle(camera, camera.recent.popleft().seq)
+
+    def _settle(self, camera: _Camera, seq: int, taken: Fate | None = None) -> None:
+        """Give a frame of `unused` its fate: the one that was put off, or `taken`."""
+        if (found := camera.unused.pop(seq, None)) is None:
+            return
+        waiting, fate, reason, admitted = found
+        if taken is None:
+            self._close(waiting, fate, reason, admitted=admitted)
+        else:
+            self._close(waiting, taken, admitted=admitted)
+
+    def _take_into_clip(self, one: Waiting) -> None:
+        camera = self._cameras[one.camera]
+        undecided = self._undecided.get(one.camera)
+        if undecided is not None and undecided.seq == one.seq:
+            del self._undecided[one.camera]
+            self._close(one, Fate.CONTEXT)
+        else:
+            self._settle(camera, one.seq, Fate.CONTEXT)
+
+    def _let_go(self, camera: _Camera) -> None:
+        for seq in tuple(camera.unused):
+            self._settle(camera, seq)
 
     def _capture_on_arrival(self, arrival: Arrival, camera: _Camera) -> Capture:
         now_ns = arrival.received_ns
@@ -434,7 +509,7 @@ class Consumer:
             self._scoring -= 1
             self._moved.set()
             if undecided is not None and self._undecided.pop(waiting.camera, None) is None:
-                return  # abandoned meanwhile
+                return  # it has met its fate meanwhile: abandoned, or taken into a clip
             if not done.cancelled():
                 self._scored(camera, waiting, undecided, done.result())
 
@@ -465,6 +540,10 @@ class Consumer:
         camera.sampling.last_look_at = waiting.captured_at
         if camera.sampling.is_suspicious(waiting.captured_at):
             waiting = replace(waiting, suspicious=True)
+        if self._clip > 1:
+            before = [w for w in camera.recent if w.captured_at < waiting.captured_at]
+            before.sort(key=lambda w: w.captured_at)
+            waiting = replace(waiting, context=tuple(before[1 - self._clip :]))
         for gone in self._mailbox.offer(waiting):
             self._fate(gone.waiting, gone.fate, gone.reason, admitted=True)
         self._wake.set()
@@ -481,16 +560,28 @@ class Consumer:
         while True:
             waiting = await self._next()
             self._in_flight[waiting.camera] = waiting
+            self._asking += 1
+            question: Request | None = None
             try:
-                await self._look(waiting)
+                try:
+                    question = await self._look(waiting)
+                finally:
+                    self._mailbox.done(waiting.camera)
+                self._wake.set()
+                if question is not None:
+                    await self._explain(question)
             finally:
-                self._mailbox.done(waiting.camera)
+                self._asking -= 1
             self._wake.set()
             self._moved.set()
 
     async def _next(self) -> Waiting:
         """The most urgent frame, once the budget has tokens for it."""
         while True:
+            if self._asking >= self.limit:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
             pause_s = self._budget.wait_s(self._last_tokens, self._now_s())
             if pause_s > 0 and len(self._mailbox):
                 self._throttled_until_ns = self._clock.wall_ns() + round(pause_s * 1e9)
@@ -524,80 +615,141 @@ class Consumer:
         fate = Fate.OVER_BUDGET if blame_budget else Fate.EXPIRED
         self._fate(waiting, fate, admitted=True)
 
-    async def _look(self, waiting: Waiting) -> None:
+    async def _look(self, waiting: Waiting) -> Request | None:
+        """Ask the engine for a verdict. Returns what to ask next, where reasons are wanted."""
         frame = waiting.frame
+        frames = (*waiting.context, waiting)
         try:
-            width, height, count = fit(
-                frame.width, frame.height, self._min_tokens, self._max_tokens
+            width, height, count = fit_clip(
+                frame.width, frame.height, len(frames), self._min_tokens, self._max_tokens
             )
         except ValueError as why:
             self._fate(waiting, Fate.UNDECODABLE, Reason.BAD_HEADER, str(why), admitted=True)
-            return
+            return None
         # Before decoding, which takes a while: another worker must find the budget as it is.
         self._last_tokens = count
         self._budget.spend(count, self._now_s())
-        image: npt.NDArray[np.uint8] | None = None
+        images: list[npt.NDArray[np.uint8] | None] = [None] * len(frames)
         if self._engine.traits.needs_pixels:
-            image = await self._in_thread(_decode, frame.jpeg, width, height)
-            if image is None:
+            for n, one in enumerate(frames):
+                images[n] = await self._in_thread(_decode, one.frame.jpeg, width, height)
+            if images[-1] is None:
                 detail = "the header is sound, the picture is not"
                 self._fate(waiting, Fate.UNDECODABLE, Reason.TRUNCATED, detail, admitted=True)
                 self._budget.refund(count, self._now_s())
-                return
+                return None
         self.tokens_spent += count
         label = Label(None)
         if self._truth_of is not None:
             label = self._truth_of(waiting.camera, waiting.seq, waiting.captured_at)
+        # An older frame that cannot be decoded is left out; it meets the fate it would have met.
+        context = [
+            (one, image)
+            for one, image in zip(frames[:-1], images[:-1], strict=True)
+            if image is not None
+        ]
+        for one, _ in context:
+            self._take_into_clip(one)
+        user = self._prompt.user(width, height)
+        if context:
+            seconds = round(waiting.captured_at - context[0][0].captured_at, 3)
+            user = self._prompt.user_of_clip(width, height, len(context) + 1, seconds)
         started_ns = self._clock.wall_ns()
-        deadline_ns = waiting.captured_ns + self._deadline_ns
         request = Request(
             camera=waiting.camera,
             seq=waiting.seq,
             captured_at=waiting.captured_at,
-            image=image,
+            image=images[-1],
             jpeg=frame.jpeg,
             visual_tokens=count,
             system=self._prompt.system,
-            user=self._prompt.user(width, height),
-            schema=self._prompt.schema,
-            deadline_ns=deadline_ns,
+            user=user,
+            schema=self._prompt.schema if self._scenario.engine.decode == "constrained" else None,
+            deadline_ns=waiting.captured_ns + self._deadline_ns,
+            clip=tuple((one.captured_at, image) for one, image in context),
+            identity=identity(frame.jpeg),
             truth=label.truth,
             smoke=label.smoke,
         )
         crowd = len(self._in_flight)
-        limit_s = min(self._scenario.engine.timeout, (deadline_ns - started_ns) / 1e9)
+        # Whether the engine is the bottleneck shows as the request begins and as it ends.
+        full = self._is_full()
+        sent = _Sent(started_ns, (width, height), count, tuple(o.seq for o, _ in context))
+        try:
+            reply = await self._ask(request, started_ns)
+        except EngineError as why:
+            if self._knee is not None and isinstance(why, EngineOverloaded | EngineTimeout):
+                self._knee.failed(self._now_s())
+            self._failed(waiting, sent, request.identity, why)
+            return None
+        busy_s = (reply.answered_ns - started_ns) / 1e9
+        self._usual_ns += 0.2 * (busy_s * 1e9 - self._usual_ns)
+        self._learned.observe(count, busy_s, crowd, self.limit)
+        if self._knee is not None:
+            self._knee.answered(self._now_s(), full=full and self._is_full())
+        verdict = self._judge(waiting, reply, sent, request.identity)
+        wanted = self._scenario.engine.explain
+        if wanted == "never" or verdict is None or reply.verdict is not None:
+            return None
+        if wanted == "positives" and not verdict.has_smoke:
+            return None
+        return replace(
+            request, user=self._prompt.explain(width, height, reply.text[:TEXT_KEPT]), schema=None
+        )
+
+    def _is_full(self) -> bool:
+        return self._asking >= self.limit and len(self._mailbox) > 0
+
+    async def _ask(self, request: Request, started_ns: int) -> Reply:
+        """One request within its deadline and the engine's timeout; EngineError if it fails."""
+        limit_s = min(self._scenario.engine.timeout, (request.deadline_ns - started_ns) / 1e9)
         try:
             async with asyncio.timeout(max(0.0, limit_s)):
-                reply = await self._engine.infer(request)
+                return await self._engine.infer(request)
         except TimeoutError:
-            self._failed(waiting, started_ns, (width, height), count, EngineTimeout("no answer"))
-        except EngineError as why:
-            self._failed(waiting, started_ns, (width, height), count, why)
+            raise EngineTimeout("no answer") from None
+        except EngineError:
+            raise
         except Exception as why:  # an engine's bug must not end the run: this is its boundary
             log.exception("engine %s failed on a frame", self._engine.traits.name)
-            error = EngineError(f"{type(why).__name__}: {why}")
-            self._failed(waiting, started_ns, (width, height), count, error)
-        else:
-            busy_s = (reply.answered_ns - started_ns) / 1e9
-            self._usual_ns += 0.2 * (busy_s * 1e9 - self._usual_ns)
-            self._learned.observe(count, busy_s, crowd, self.workers)
-            self._judge(waiting, reply, started_ns, (width, height))
+            raise EngineError(f"{type(why).__name__}: {why}") from why
 
-    def _failed(
-        self,
-        waiting: Waiting,
-        started_ns: int,
-        sent: tuple[int, int],
-        count: int,
-        why: EngineError,
-    ) -> None:
+    async def _explain(self, question: Request) -> None:
+        """Ask for the reasons of a verdict that is known, recorded and acted upon already."""
+        if self._stop.is_set():
+            return
+        started_ns = self._clock.wall_ns()
+        timeout_ns = round(self._scenario.engine.timeout * 1e9)
+        question = replace(question, deadline_ns=started_ns + timeout_ns)
+        self._budget.spend(question.visual_tokens, self._now_s())
+        self.tokens_spent += question.visual_tokens
+        reply, error = None, ""
+        try:
+            reply = await self._ask(question, started_ns)
+        except EngineError as why:
+            error = _utf8(f"{why.kind}: {why}"[:300])
+        self._emit(
+            Explanation(
+                camera=question.camera,
+                seq=question.seq,
+                started_ns=started_ns,
+                answered_ns=self._clock.wall_ns() if reply is None else reply.answered_ns,
+                visual_tokens=question.visual_tokens,
+                text="" if reply is None else _utf8(reply.text[:TEXT_KEPT]),
+                output_tokens=None if reply is None else reply.output_tokens,
+                error=error,
+            )
+        )
+
+    def _failed(self, waiting: Waiting, sent: _Sent, key: str, why: EngineError) -> None:
         now_ns = self._clock.wall_ns()
         answer = Answer(
-            started_ns=started_ns,
+            started_ns=sent.started_ns,
             decided_ns=now_ns,
             answered_ns=now_ns,
-            sent_size=sent,
-            visual_tokens=count,
+            sent_size=sent.size,
+            visual_tokens=sent.visual_tokens,
+            context=sent.context,
         )
         self._fate(
             waiting,
@@ -606,11 +758,10 @@ class Consumer:
             _utf8(str(why)[:300]),
             admitted=True,
             answer=answer,
+            key=key,
         )
 
-    def _judge(
-        self, waiting: Waiting, reply: Reply, started_ns: int, sent: tuple[int, int]
-    ) -> None:
+    def _judge(self, waiting: Waiting, reply: Reply, sent: _Sent, key: str) -> Verdict | None:
         frame = waiting.frame
         verdict, bad, box_error = reply.verdict, None, ""
         if verdict is None:
@@ -620,15 +771,15 @@ class Consumer:
                 self._prompt.space,
                 self._engine.traits.resize_mode,
                 (frame.width, frame.height),
-                sent,
+                sent.size,
                 reply.confidence,
             )
             verdict, bad, box_error = parsed.verdict, parsed.bad, parsed.box_error
         answer = Answer(
-            started_ns=started_ns,
+            started_ns=sent.started_ns,
             decided_ns=reply.decided_ns,
             answered_ns=reply.answered_ns,
-            sent_size=sent,
+            sent_size=sent.size,
             visual_tokens=reply.visual_tokens,
             prompt_tokens=reply.prompt_tokens,
             output_tokens=reply.output_tokens,
@@ -637,15 +788,17 @@ class Consumer:
             verdict=verdict,
             box_error=box_error,
             server=reply.server,
+            context=sent.context,
         )
         if verdict is None:
             assert bad is not None
             fate, reason, detail = Fate.BAD_JSON, bad.reason, bad.detail
         else:
             fate, reason, detail = Fate.ANSWERED, Reason.NONE, ""
-        self._fate(waiting, fate, reason, detail, admitted=True, answer=answer)
+        self._fate(waiting, fate, reason, detail, admitted=True, answer=answer, key=key)
         if verdict is not None:
             self._consider(waiting, verdict, answer)
+        return verdict
 
     # --- alarming ---
 
@@ -718,11 +871,31 @@ class Consumer:
         *,
         admitted: bool = False,
         answer: Answer | None = None,
+        key: str = "",
+    ) -> None:
+        """The frame's fate; put off where a clip may still take the frame in."""
+        if self._in_flight.get(waiting.camera) is waiting:
+            del self._in_flight[waiting.camera]
+        if self._clip > 1 and fate in (Fate.SAMPLED_OUT, Fate.SUPERSEDED):
+            camera = self._cameras[waiting.camera]
+            if any(one.seq == waiting.seq for one in camera.recent):
+                camera.unused[waiting.seq] = (waiting, fate, reason, admitted)
+                return
+        self._close(waiting, fate, reason, detail, admitted=admitted, answer=answer, key=key)
+
+    def _close(
+        self,
+        waiting: Waiting,
+        fate: Fate,
+        reason: Reason = Reason.NONE,
+        detail: str = "",
+        *,
+        admitted: bool = False,
+        answer: Answer | None = None,
+        key: str = "",
     ) -> None:
         capture = waiting.frame.capture
         assert capture is not None
-        if self._in_flight.get(waiting.camera) is waiting:
-            del self._in_flight[waiting.camera]
         self._emit(
             FrameRecord(
                 camera=waiting.camera,
@@ -735,7 +908,7 @@ class Consumer:
                 received_ns=waiting.received_ns,
                 published_ns=capture.published_ns,
                 admitted=admitted,
-                identity=identity(waiting.frame.jpeg) if answer is not None else "",
+                identity=key,
                 answer=answer,
             )
         )

@@ -421,10 +421,27 @@ class Prompt:
     user_template: str
     space: CoordSpace
     schema: Mapping[str, object] | None
+    clip_template: str
+    explain_template: str
 
     def user(self, width: int, height: int) -> str:
         """The text after the image, which is sent `width` x `height` pixels."""
-        return self.user_template.replace("{width}", str(width)).replace("{height}", str(height))
+        return _filled(self.user_template, width=width, height=height)
+
+    def user_of_clip(self, width: int, height: int, frames: int, seconds: float) -> str:
+        """The text after a clip of so many frames over so many scenario seconds."""
+        return _filled(
+            self.clip_template, width=width, height=height, frames=frames, seconds=f"{seconds:g}"
+        )
+
+    def explain(self, width: int, height: int, answer: str) -> str:
+        """The text after the image when reasons for `answer`, the model's own, are asked for."""
+        return _filled(self.explain_template, width=width, height=height, answer=answer)
+
+
+def _filled(template: str, **values: object) -> str:
+    """`{name}` replaced in one pass: braces elsewhere, and in the values, are left alone."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), template)
 
 
 def prompt_names() -> list[str]:
@@ -435,12 +452,22 @@ def prompt_names() -> list[str]:
     )
 
 
+_PROMPT_KEYS = ("system", "user", "clip", "explain", "answers", "schema")
+CLIP = "These are {frames} frames of one camera over {seconds} seconds; a box is on the last one. "
+EXPLAIN = (
+    "You answered {answer} for this image of {width}x{height} pixels. "
+    "Explain your JSON in at most 20 words. Answer with plain text, not with JSON."
+)
+"""For prompt files that say nothing of their own."""
+
+
 @functools.lru_cache(maxsize=32)
 def prompt(name: str, space: CoordSpace) -> Prompt:
     """The prompt of that name (or the user's own YAML file) for a model with that box convention.
 
     A file holds a section per convention, or `any` for all of them, each with `system` and
-    `user`, and optionally `answers` (the convention of the answers, if another) and
+    `user`, and optionally `clip` (in place of `user`, after several frames), `explain` (asks for
+    the reasons of an answer), `answers` (the convention of the answers, if another) and
     `schema: false`. UsageError for an unknown name or a broken file.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name:
@@ -472,10 +499,10 @@ def _prompt_from(name: str, sections: object, space: CoordSpace) -> Prompt:
     section = sections.get(space.value, sections.get("any"))
     if not isinstance(section, dict):
         raise UsageError(f"prompt file {name}: has neither a section {space.value!r} nor `any`")
-    unknown = sorted(str(k) for k in section.keys() - {"system", "user", "answers", "schema"})
+    unknown = sorted(str(k) for k in section.keys() - set(_PROMPT_KEYS))
     if unknown:
         raise UsageError(
-            f"prompt file {name}: unknown key {unknown[0]!r}; known: system, user, answers, schema"
+            f"prompt file {name}: unknown key {unknown[0]!r}; known: {', '.join(_PROMPT_KEYS)}"
         )
     system, user = section.get("system"), section.get("user")
     if not isinstance(system, str) or not isinstance(user, str) or not user.strip():
@@ -487,5 +514,9 @@ def _prompt_from(name: str, sections: object, space: CoordSpace) -> Prompt:
     enforced = section.get("schema", True)
     if not isinstance(enforced, bool):
         raise UsageError(f"prompt file {name}: `schema` must be true or false")
+    clip, explain = section.get("clip", CLIP + user), section.get("explain", EXPLAIN)
+    if not isinstance(clip, str) or not isinstance(explain, str):
+        raise UsageError(f"prompt file {name}: `clip` and `explain` must be texts")
     asked = CoordSpace(answers)
-    return Prompt(name, system, user, asked, schema(asked) if enforced else None)
+    form = schema(asked) if enforced else None
+    return Prompt(name, system, user, asked, form, clip, explain)

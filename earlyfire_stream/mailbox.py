@@ -37,6 +37,8 @@ class Waiting:
     received_ns: int
     frame: Frame
     suspicious: bool = False
+    context: tuple[Waiting, ...] = ()
+    """Frames of the same camera just before it, oldest first, for a clip; each without its own."""
 
 
 @dataclass(frozen=True, slots=True)

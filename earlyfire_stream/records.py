@@ -12,10 +12,12 @@ from __future__ import annotations
 
 __all__ = [
     "CAMERAS_LOG",
+    "GAUGES_LOG",
     "RECORDS_LOG",
     "AlarmRecord",
     "Answer",
     "CameraPlan",
+    "Explanation",
     "FirePlan",
     "FrameRecord",
     "Log",
@@ -24,6 +26,7 @@ __all__ = [
     "Shot",
     "Snapshot",
     "load",
+    "read_run",
     "read_shots",
     "write_json",
 ]
@@ -40,7 +43,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, TypeAlias
 
 import orjson
 
@@ -50,6 +53,8 @@ from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
 
 CAMERAS_LOG = "cameras.jsonl"
 RECORDS_LOG = "records.jsonl"
+GAUGES_LOG = "engine.jsonl"
+"""What the engine's server told of itself during the run, where that was asked for."""
 RUN_FILE = "run.json"
 
 
@@ -95,6 +100,8 @@ class Answer:
     """Why the reply's box could not be used although `has_smoke` could."""
     server: Mapping[str, float] = field(default_factory=dict)
     """The engine's own timing split, such as load_s, prompt_s, generate_s."""
+    context: tuple[int, ...] = ()
+    """The older frames of the clip that was sent, oldest first; empty for a single picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,22 @@ class AlarmRecord:
     emitted: bool
     alarmed_ns: int
     """Wall instant at which it was handed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the model said when it was asked for its reasons, after the verdict. Never scored."""
+
+    camera: str
+    seq: int
+    started_ns: int
+    answered_ns: int
+    visual_tokens: int
+    text: str = ""
+    """At most 4,000 characters; a stranger's words."""
+    output_tokens: int | None = None
+    error: str = ""
+    """Why there is no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +197,7 @@ class RunLog:
     speed: float = 1.0
     alarm_policy: Mapping[str, Any] = field(default_factory=dict)
     """k, n, within (scenario seconds), min_confidence, repeat."""
+    explanations: Sequence[Explanation] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,8 @@ class Snapshot:
     tokens_per_s: float | None
     """The budget, or the engine's learned rate; None while neither is known. Wall seconds."""
     utilization: float
+    concurrency: int
+    """Requests that may be under way at a time, as things stand."""
     duplicates: int
     refused: Mapping[str, int]
 
@@ -214,7 +240,15 @@ class Observer(Protocol):
 
 # --- writing -------------------------------------------------------------------------------------
 
-_KINDS: dict[type, bytes] = {Shot: b"shot", FrameRecord: b"frame", AlarmRecord: b"alarm"}
+_KINDS: dict[type, bytes] = {
+    Shot: b"shot",
+    FrameRecord: b"frame",
+    AlarmRecord: b"alarm",
+    Explanation: b"explanation",
+}
+
+
+Entry: TypeAlias = Shot | FrameRecord | AlarmRecord | Explanation
 
 
 class Log:
@@ -244,7 +278,7 @@ class Log:
         self._failure: RunFolderError | None = None
         self._parts = len(list(path.parent.glob(f"{path.stem}-*.jsonl*")))
 
-    def write(self, item: Shot | FrameRecord | AlarmRecord) -> None:
+    def write(self, item: Entry) -> None:
         self._lines.append(b'{"k":"%b","v":%b}\n' % (_KINDS[type(item)], orjson.dumps(item)))
 
     def note(self, what: str, wall_ns: int, **data: object) -> None:
@@ -379,9 +413,9 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
     `cameras` is another folder whose cameras' log stands in for this one's (two halves on two
     machines). A torn last line is counted and left out; any other broken line is an error.
     """
-    run = _read_run(folder)
+    run = read_run(folder)
     side = cameras or folder
-    cameras_run = run if side == folder else _read_run(side)
+    cameras_run = run if side == folder else read_run(side)
     if cameras_run["digest"] != run["digest"]:
         raise UsageError(
             f"{side}: plays another scenario than {folder}; they cannot be scored as one"
@@ -389,6 +423,7 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
     shots: list[Shot] = []
     frames: list[FrameRecord] = []
     alarms: list[AlarmRecord] = []
+    explanations: list[Explanation] = []
     notes: list[Mapping[str, Any]] = []
     torn = 0
     for log in (side / CAMERAS_LOG, folder / RECORDS_LOG):
@@ -400,6 +435,8 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
                     frames.append(item)
                 case AlarmRecord():
                     alarms.append(item)
+                case Explanation():
+                    explanations.append(item)
                 case None:
                     torn += 1
                 case _:
@@ -410,6 +447,7 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
         shots=shots,
         frames=frames,
         alarms=alarms,
+        explanations=explanations,
         notes=notes,
         duplicates=sum(int(n.get("duplicates", 0)) for n in notes if n["what"] == "session_end"),
         complete=bool(run["complete"]),
@@ -425,7 +463,8 @@ def read_shots(path: Path) -> Iterator[Shot]:
     return (item for item in _items(path) if isinstance(item, Shot))
 
 
-def _read_run(folder: Path) -> Mapping[str, Any]:
+def read_run(folder: Path) -> Mapping[str, Any]:
+    """Its run.json. UsageError for a folder that is no run's, RunFolderError for a broken one."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such run folder")
     path = folder / RUN_FILE
@@ -443,7 +482,7 @@ def _read_run(folder: Path) -> Mapping[str, Any]:
     return run
 
 
-Item = Shot | FrameRecord | AlarmRecord | Mapping[str, Any]
+Item = Entry | Mapping[str, Any]
 """What one line holds; a mapping is a note."""
 
 
@@ -480,6 +519,8 @@ def _item(line: bytes) -> Item:
             return _frame(value)
         case "alarm":
             return _alarm(value)
+        case "explanation":
+            return Explanation(**value)
         case "note":
             if not isinstance(value, dict) or not {"what", "wall_ns"} <= value.keys():
                 raise ValueError("a note without what or wall_ns")
@@ -509,6 +550,7 @@ def _frame(v: dict[str, Any]) -> FrameRecord:
             verdict["repairs"] = tuple(verdict["repairs"])
             answer["verdict"] = Verdict(**verdict)
         answer["sent_size"] = tuple(answer["sent_size"])
+        answer["context"] = tuple(answer.get("context", ()))
         v["answer"] = Answer(**answer)
     return FrameRecord(**v)
 

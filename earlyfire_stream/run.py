@@ -25,15 +25,17 @@ from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat
 from earlyfire_stream.engines import create
-from earlyfire_stream.engines.base import Engine
+from earlyfire_stream.engines.base import Engine, Gauged
 from earlyfire_stream.errors import Interrupted, TransportError, UsageError
 from earlyfire_stream.folder import KeyFrames, RunFile, free_name
 from earlyfire_stream.frames import shard_of
 from earlyfire_stream.records import (
     CAMERAS_LOG,
+    GAUGES_LOG,
     RECORDS_LOG,
     AlarmRecord,
     CameraPlan,
+    Explanation,
     FrameRecord,
     Log,
     Observer,
@@ -114,7 +116,7 @@ async def play(
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
     _check_virtual(scenario, clock, options)
-    engine = create(scenario.engine, clock, scenario.seed)
+    engine = create(scenario.engine, clock, scenario.seed, base=loaded.base)
     if clock.virtual and not engine.traits.virtual_ok:
         raise UsageError(
             f"engine {scenario.engine.name} cannot run in virtual time; use --engine simulated, "
@@ -149,7 +151,7 @@ async def play(
         truths = _Truths() if engine.traits.needs_truth else None
         keep = KeyFrames(folder)
 
-        def emit(record: FrameRecord | AlarmRecord) -> None:
+        def emit(record: FrameRecord | AlarmRecord | Explanation) -> None:
             records_log.write(record)
             tell.record(record)
             if truths is not None and isinstance(record, FrameRecord):
@@ -173,7 +175,8 @@ async def play(
         await _echo(inlet, control)
         tell.begin(stock.plans, clock, consumer.snapshot)
         playing = _play_fleet(fleet, link, control, stop)
-        await _watch(consumer, inlet, [cameras_log, records_log], clock, stop, playing)
+        async with _gauging(folder, engine, scenario, clock):
+            await _watch(consumer, inlet, [cameras_log, records_log], clock, stop, playing)
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
     warnings = (*stock.reel.warnings, *keep.warnings)
@@ -225,7 +228,7 @@ async def play_consumer(
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
     address = _half_address(scenario, options)
-    engine = create(scenario.engine, clock, scenario.seed)
+    engine = create(scenario.engine, clock, scenario.seed, base=loaded.base)
     tell = _Tell(observers)
     foreign = options.topic is not None
     earlier = load(options.folder) if options.folder is not None else None
@@ -270,7 +273,7 @@ async def play_consumer(
         for record in earlier.frames if earlier is not None else ():
             known.setdefault(record.camera, set()).add(record.seq)
 
-        def emit(record: FrameRecord | AlarmRecord) -> None:
+        def emit(record: FrameRecord | AlarmRecord | Explanation) -> None:
             records_log.write(record)
             tell.record(record)
 
@@ -290,7 +293,8 @@ async def play_consumer(
             on_alarm_frame=keep,
         )
         tell.begin(plans, clock, consumer.snapshot)
-        await _watch(consumer, inlet, [records_log], clock, stop)
+        async with _gauging(folder, engine, scenario, clock):
+            await _watch(consumer, inlet, [records_log], clock, stop)
         played_s = _played_s(clock, scenario)
     warnings = tuple(keep.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
@@ -352,7 +356,9 @@ def _half_address(scenario: Scenario, options: Options) -> BrokerAddress:
 
 
 def _needs_pixels(scenario: Scenario, engine: Engine | None) -> bool:
-    if scenario.clock == "wall" or engine is None or engine.traits.needs_pixels:
+    if scenario.clock == "wall" or engine is None:
+        return True
+    if engine.traits.needs_pixels or engine.traits.needs_identity:
         return True
     return scenario.sampling.policy == "adaptive"
 
@@ -590,6 +596,33 @@ async def _watch(
         _note_end(records_log, clock, consumer, inlet)
 
 
+@contextlib.asynccontextmanager
+async def _gauging(
+    folder: Path, engine: Engine, scenario: Scenario, clock: Clock
+) -> AsyncIterator[None]:
+    """Store what the engine's server tells of itself, every `scrape` seconds, beside the run."""
+    every_s = scenario.engine.scrape
+    if not every_s or clock.virtual or not isinstance(engine, Gauged):
+        yield
+        return
+
+    async def look(log: Log) -> None:
+        while True:
+            values = await engine.gauges()
+            log.note("gauges", clock.wall_ns(), scenario_s=round(clock.now(), 3), values=values)
+            await asyncio.sleep(every_s)
+
+    async with Log(folder / GAUGES_LOG) as log:
+        looking = asyncio.create_task(look(log), name="gauges")
+        try:
+            yield
+        finally:
+            looking.cancel()
+            (ended,) = await asyncio.gather(looking, return_exceptions=True)
+        if isinstance(ended, Exception):
+            raise ended
+
+
 async def _play_fleet(fleet: Fleet, link: Link, control: Control, stop: asyncio.Event) -> None:
     """Play until the fleet is through or `stop` is set, then say what the last frames were."""
     playing = asyncio.create_task(fleet.play(), name="fleet")
@@ -673,12 +706,13 @@ class _Tell:
         for observer in self._observers:
             observer.shot(shot)
 
-    def record(self, record: FrameRecord | AlarmRecord) -> None:
+    def record(self, record: FrameRecord | AlarmRecord | Explanation) -> None:
         for observer in self._observers:
-            if isinstance(record, FrameRecord):
-                observer.frame(record)
-            else:
-                observer.alarm(record)
+            match record:
+                case FrameRecord():
+                    observer.frame(record)
+                case AlarmRecord():
+                    observer.alarm(record)
 
 
 class _Truths:

@@ -14,7 +14,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
-__all__ = ["FACTOR", "LearnedRate", "TokenBudget", "fit", "smart_resize", "visual_tokens"]
+__all__ = [
+    "FACTOR",
+    "LearnedRate",
+    "TokenBudget",
+    "fit",
+    "fit_clip",
+    "smart_resize",
+    "visual_tokens",
+]
 
 FACTOR = 28
 """Pixels along one side of a visual token: patch 14, merged 2 x 2."""
@@ -76,6 +84,20 @@ def fit(width: int, height: int, min_tokens: int, max_tokens: int) -> tuple[int,
     if not _allowed(rows, columns, min_tokens, max_tokens):
         rows, columns = _nearest_grid(width / height, min_tokens, max_tokens)
     return columns * FACTOR, rows * FACTOR, rows * columns
+
+
+def fit_clip(
+    width: int, height: int, frames: int, min_tokens: int, max_tokens: int
+) -> tuple[int, int, int]:
+    """(width', height', tokens in all) for a clip of `frames` pictures under one token range.
+
+    Two frames share one grid of tokens (temporal patch size 2), an odd one has a grid of its own:
+    4 frames of 1280 x 720 within 256 to 1280 tokens -> 924, 504, 2 x 594 = 1188.
+    """
+    grids = (frames + 1) // 2
+    most = max(1, max_tokens // grids)
+    new_width, new_height, tokens = fit(width, height, min(most, -(-min_tokens // grids)), most)
+    return new_width, new_height, tokens * grids
 
 
 def _allowed(rows: int, columns: int, min_tokens: int, max_tokens: int) -> bool:

@@ -352,8 +352,8 @@ def test_no_more_requests_are_under_way_than_there_are_workers() -> None:
 
 def test_an_engines_own_limit_bounds_the_workers() -> None:
     stage = watched(only(a=(1, 1.0)), engine={"concurrency": 256})
-    assert stage.consumer.workers == 64
-    assert watched(only(a=(1, 1.0)), engine={"concurrency": "auto"}).consumer.workers == 4
+    assert stage.consumer.limit == 64
+    assert watched(only(a=(1, 1.0)), engine={"concurrency": "auto"}).consumer.limit == 4
 
 
 def test_text_that_is_no_utf8_is_recorded_all_the_same() -> None:

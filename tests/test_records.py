@@ -23,6 +23,7 @@ from earlyfire_stream.records import (
     AlarmRecord,
     Answer,
     CameraPlan,
+    Explanation,
     FirePlan,
     FrameRecord,
     Log,
@@ -60,6 +61,7 @@ ANSWER = Answer(
     verdict=Verdict(True, BOX, 0.75, ("fences", "comma")),
     box_error="none",
     server={"load_s": 0.5},
+    context=(1, 2),
 )
 FRAME = FrameRecord(
     camera="north",
@@ -76,6 +78,7 @@ FRAME = FrameRecord(
     answer=ANSWER,
 )
 ALARM = AlarmRecord(Alarm("north", (1, 3), 30.25, 2, BOX, 0.75), True, 9)
+EXPLANATION = Explanation("north", 3, 10, 20, 1196, "pale plume", 5, "none")
 PLANS = (
     CameraPlan(
         "north",
@@ -130,13 +133,14 @@ def test_every_record_is_read_back_with_every_field(tmp_path: Path) -> None:
     bare = AlarmRecord(Alarm("north", (7,), 1.0, 2), False, 3)
     unknown = Shot("south", 0, 0.0, 1)
     in_log(folder / CAMERAS_LOG, SHOT, unknown)
-    in_log(folder / RECORDS_LOG, FRAME, silent, ALARM, unread, boxless, bare)
+    in_log(folder / RECORDS_LOG, FRAME, silent, ALARM, unread, EXPLANATION, boxless, bare)
 
     log = load(folder)
 
     assert list(log.shots) == [SHOT, unknown]
     assert list(log.frames) == [FRAME, silent, unread, boxless]
     assert list(log.alarms) == [ALARM, bare]
+    assert list(log.explanations) == [EXPLANATION]
     assert tuple(log.cameras) == PLANS
     assert (log.complete, log.speed, log.duration_s, log.torn_lines) == (True, 2.0, 120.5, 0)
     assert log.alarm_policy == {"k": 2, "n": 3}

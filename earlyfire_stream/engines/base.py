@@ -86,6 +86,8 @@ class Traits:
     """Requests at a time where the scenario says `auto`; where `seeks_knee`, the first guess."""
     seeks_knee: bool = False
     """`auto` may find a better number by measured throughput."""
+    cold_start_s: float | None = None
+    """Wall seconds that loading took on entering, kept apart from every latency; None: unknown."""
     clips: bool = False
     """Takes several frames of one camera as one clip."""
     needs_identity: bool = False

@@ -160,6 +160,8 @@ def _facts(score: Score) -> Iterator[tuple[str, str]]:
         )
         + f" (n {spent.n})",
     )
+    if score.stages:
+        yield "of it", _stages(score)
     used = score.tokens
     yield (
         "tokens",
@@ -167,6 +169,13 @@ def _facts(score: Score) -> Iterator[tuple[str, str]]:
         f"{number(used.visual_per_camera_hour, 0)} a camera-hour",
     )
     yield "answers", _answers(score)
+    told = score.explanations
+    if told.asked:
+        yield (
+            "explanations",
+            f"{told.given:,} of {told.asked:,} asked, p50 {_tail(told.p50_s)}, "
+            f"{told.visual_tokens:,} visual and {told.output_tokens:,} output tokens",
+        )
     yield "ledger", _ledger(score)
 
 
@@ -191,9 +200,23 @@ def _early_fire_score(score: Score) -> str:
     return text
 
 
+def _stages(score: Score) -> str:
+    """Medians: waiting for a turn, then the engine's, then what its server says of itself."""
+    told = {"waited_s": "waited", "decided_s": "decided after", "answered_s": "answered after"}
+    parts = [
+        f"{told.get(name, name.removesuffix('_s').replace('_', ' '))} {_tail(stage.p50)}"
+        for name, stage in score.stages.items()
+        if name.endswith("_s")
+    ]
+    return ", ".join(parts) + " (medians)"
+
+
 def _answers(score: Score) -> str:
     asked = score.answers
     text = f"{asked.sent:,} sent, {asked.valid:,} valid, {asked.bad_json:,} bad_json"
+    if asked.mended:
+        mends = ", ".join(f"{count:,} {name}" for name, count in asked.repairs.items())
+        text += f", {asked.mended:,} mended ({mends})"
     return text + "".join(f", {count:,} {kind}" for kind, count in asked.errors.items())
 
 

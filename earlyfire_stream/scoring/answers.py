@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["Answers", "Latency", "Tokens", "answers", "latency", "latency_quality", "tokens"]
+__all__ = [
+    "Answers",
+    "Explanations",
+    "Latency",
+    "Stage",
+    "Tokens",
+    "answers",
+    "explanations",
+    "latency",
+    "latency_quality",
+    "stages",
+    "tokens",
+]
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from earlyfire_stream.records import FrameRecord
+from earlyfire_stream.records import Explanation, FrameRecord
 from earlyfire_stream.scoring.statistics import percentile
 from earlyfire_stream.verdict import Fate, Reason
 
@@ -35,6 +47,8 @@ class Answers:
     """Valid answers whose box could not be used."""
     mended: int
     """Valid answers that the parser had to repair."""
+    repairs: Mapping[str, int]
+    """Each repair by its name; one answer may have needed several."""
 
     @property
     def quality(self) -> float | None:
@@ -51,6 +65,7 @@ def answers(records: Sequence[FrameRecord]) -> Answers:
     sent = valid = boxes = mended = 0
     errors: Counter[str] = Counter()
     bad: Counter[str] = Counter()
+    repairs: Counter[str] = Counter()
     for record in records:
         if record.fate is Fate.ANSWERED:
             sent += 1
@@ -59,6 +74,7 @@ def answers(records: Sequence[FrameRecord]) -> Answers:
                 valid += 1
                 boxes += bool(answer.box_error)
                 mended += bool(answer.verdict.repairs)
+                repairs.update(answer.verdict.repairs)
         elif record.fate is Fate.BAD_JSON:
             sent += 1
             bad[record.reason.value or "bad_json"] += 1
@@ -73,6 +89,7 @@ def answers(records: Sequence[FrameRecord]) -> Answers:
         bad_json_kinds=dict(sorted(bad.items())),
         box_errors=boxes,
         mended=mended,
+        repairs=dict(sorted(repairs.items())),
     )
 
 
@@ -167,3 +184,62 @@ def tokens(records: Sequence[FrameRecord], camera_hours: float) -> Tokens:
             prompt += record.answer.prompt_tokens or 0
             output += record.answer.output_tokens or 0
     return Tokens(requests, visual, prompt, output, camera_hours)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """What asking for reasons cost beside the verdicts; what was said is never scored."""
+
+    asked: int
+    given: int
+    seconds: float
+    """Wall seconds that the requests took, all together."""
+    visual_tokens: int
+    output_tokens: int
+    p50_s: float | None
+    p95_s: float | None
+
+
+def explanations(records: Sequence[Explanation]) -> Explanations:
+    spent = [(r.answered_ns - r.started_ns) / 1e9 for r in records]
+    return Explanations(
+        asked=len(records),
+        given=sum(not r.error for r in records),
+        seconds=sum(spent),
+        visual_tokens=sum(r.visual_tokens for r in records),
+        output_tokens=sum(r.output_tokens or 0 for r in records),
+        p50_s=percentile(spent, 50),
+        p95_s=percentile(spent, 95),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where the wall seconds of valid answers went. `n` answers told of it."""
+
+    n: int
+    p50: float | None
+    p95: float | None
+
+
+def stages(records: Sequence[FrameRecord]) -> dict[str, Stage]:
+    """Seconds by stage: ours first, then the engine's own timing split under its own names.
+
+    `waited_s` from receipt to the request, `decided_s` and `answered_s` from the request on.
+    """
+    spent: dict[str, list[float]] = {"waited_s": [], "decided_s": [], "answered_s": []}
+    for record in records:
+        answer = record.answer
+        if record.fate is not Fate.ANSWERED or answer is None:
+            continue
+        if record.received_ns is not None:
+            spent["waited_s"].append((answer.started_ns - record.received_ns) / 1e9)
+        spent["decided_s"].append((answer.decided_ns - answer.started_ns) / 1e9)
+        spent["answered_s"].append((answer.answered_ns - answer.started_ns) / 1e9)
+        for name, seconds in answer.server.items():
+            spent.setdefault(name, []).append(seconds)
+    return {
+        name: Stage(len(values), percentile(values, 50), percentile(values, 95))
+        for name, values in spent.items()
+        if values
+    }

@@ -31,11 +31,15 @@ from earlyfire_stream.scoring.accuracy import (
 )
 from earlyfire_stream.scoring.answers import (
     Answers,
+    Explanations,
     Latency,
+    Stage,
     Tokens,
     answers,
+    explanations,
     latency,
     latency_quality,
+    stages,
     tokens,
 )
 from earlyfire_stream.scoring.detection import (
@@ -150,6 +154,8 @@ class Score:
     latency: Latency
     tokens: Tokens
     answers: Answers
+    stages: Mapping[str, Stage]
+    explanations: Explanations
     ledger: Ledger
     alarm_policy: Mapping[str, float]
     speed: float
@@ -225,6 +231,8 @@ class Score:
                     "timeout": asked.share(asked.errors.get("timeout", 0)),
                 },
             },
+            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
+            "explanations": asdict(self.explanations),
             "ledger": {**asdict(self.ledger), "examples": list(self.ledger.examples)},
             "alarm_policy": dict(self.alarm_policy),
             "speed": self.speed,
@@ -307,6 +315,8 @@ def score(log: RunLog) -> Score:
         latency=spent,
         tokens=tokens(all_records, watched_hours(everything)),
         answers=asked,
+        stages=stages(all_records),
+        explanations=explanations(log.explanations),
         ledger=ledger,
         alarm_policy=policy.model_dump(),
         speed=log.speed,
