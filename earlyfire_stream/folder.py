@@ -21,6 +21,7 @@ from typing import Any
 
 from earlyfire_stream import __version__
 from earlyfire_stream.clock import Clock
+from earlyfire_stream.contract import prompt
 from earlyfire_stream.engines.base import Traits
 from earlyfire_stream.errors import RunFolderError
 from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, write_json
@@ -72,7 +73,7 @@ class RunFile:
             "seed": scenario.seed,
             "clock": scenario.clock,
             "duration_s": scenario.duration,
-            "engine": None if traits is None else {"name": traits.name, "model": traits.model},
+            "engine": None if traits is None else _told(traits, scenario.engine.prompt),
             "broker": broker,
             "settings": {
                 part: settings[part] for part in ("sampling", "budget", "alarm", "engine")
@@ -143,6 +144,21 @@ def _renamed(draft: Path, out: Path, stem: str) -> Path:
         except OSError as why:
             if why.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+def _told(traits: Traits, asked: str) -> dict[str, Any]:
+    """What the `recorded` engine must know to give this engine's answers again."""
+    return {
+        "name": traits.name,
+        "model": traits.model,
+        "coord_space": prompt(asked, traits.coord_space).space,
+        "resize_mode": traits.resize_mode,
+        "min_tokens": traits.min_tokens,
+        "max_tokens": traits.max_tokens,
+        "concurrency": traits.default_concurrency,
+        "max_concurrency": traits.max_concurrency,
+        "clips": traits.clips,
+    }
 
 
 def _versions() -> dict[str, str]:

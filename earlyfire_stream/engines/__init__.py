@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from earlyfire_stream.clock import Clock
@@ -12,22 +13,28 @@ from earlyfire_stream.scenario import models
 
 __all__ = ["create", "names"]
 
-Factory: TypeAlias = Callable[[models.Engine, Clock, int], Engine]
+Factory: TypeAlias = Callable[[models.Engine, Clock, int, Path], Engine]
 
 
-def _baseline(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+def _baseline(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
     from earlyfire_stream.engines.baseline import BaselineEngine
 
     return BaselineEngine(settings, clock)
 
 
-def _ollama(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+def _ollama(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
     from earlyfire_stream.engines.ollama import OllamaEngine
 
     return OllamaEngine(settings, clock, seed)
 
 
-def _simulated(settings: models.Engine, clock: Clock, seed: int) -> Engine:
+def _recorded(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
+    from earlyfire_stream.engines.recorded import RecordedEngine
+
+    return RecordedEngine(settings, clock, base)
+
+
+def _simulated(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
     from earlyfire_stream.engines.simulated import SimulatedEngine
 
     return SimulatedEngine(settings, clock, seed)
@@ -36,9 +43,10 @@ def _simulated(settings: models.Engine, clock: Clock, seed: int) -> Engine:
 ENGINES: dict[str, Factory] = {
     "baseline": _baseline,
     "ollama": _ollama,
+    "recorded": _recorded,
     "simulated": _simulated,
 }
-LATER = ("hf", "openai", "recorded")
+LATER = ("hf", "openai")
 """Designed, not in this version yet."""
 
 
@@ -47,10 +55,11 @@ def names() -> list[str]:
     return sorted(ENGINES)
 
 
-def create(settings: models.Engine, clock: Clock, seed: int = 0) -> Engine:
+def create(settings: models.Engine, clock: Clock, seed: int = 0, *, base: Path = Path()) -> Engine:
     """The engine that the settings name, not entered yet. UsageError for a name or option it lacks.
 
-    `seed` is the scenario's: it fixes what `simulated` answers and Ollama's sampling.
+    `seed` is the scenario's: it fixes what `simulated` answers and Ollama's sampling. `base` is
+    the folder that the scenario's relative paths start from (a recording's).
     """
     if settings.name in LATER:
         raise UsageError(
@@ -59,4 +68,4 @@ def create(settings: models.Engine, clock: Clock, seed: int = 0) -> Engine:
     factory = ENGINES.get(settings.name)
     if factory is None:
         raise unknown("engine", settings.name, ENGINES)
-    return factory(settings, clock, seed)
+    return factory(settings, clock, seed, base)
