@@ -20,7 +20,7 @@ LEAST_ANSWERS = 6
 ANSWERS_PER_SLOT = 3
 """A measurement lasts for so many answers: noise of one slow answer must not decide."""
 REST = 8
-"""Measurements between two trials once the knee was found; doubles while nothing changes."""
+"""Measurements between two trials once the knee was found; more while nothing changes."""
 LONGEST_REST = 64
 CALM_S = 2.0
 """After the limit was halved, failures of requests that were under way count no more for so long.
@@ -41,7 +41,8 @@ class Knee:
     _since_s: float | None = field(init=False, default=None)
     _answers: int = field(init=False, default=0)
     _resting: int = field(init=False, default=0)
-    _rest: int = field(init=False, default=REST)
+    _vain: int = field(init=False, default=0)
+    """Trials in a row that led back to `_best`."""
     _downwards: bool = field(init=False, default=False)
     _calm_until_s: float = field(init=False, default=0.0)
 
@@ -76,7 +77,7 @@ class Knee:
         self._calm_until_s = now_s + CALM_S
         self._best = self.limit = max(1, self.limit // 2)
         self._rate = None
-        self._resting = self._rest = REST
+        self._vain, self._resting = 0, REST
 
     def _measured(self, rate: float) -> None:
         if self.limit == self._best:
@@ -91,13 +92,19 @@ class Knee:
         if rate >= self._rate * GAIN if up else rate > self._rate / GAIN:
             # never lower on the way down: small losses would add up
             self._best, self._rate = self.limit, max(rate, self._rate)
-            self._rest = REST
+            self._vain = 0
             self._try()  # on in the same direction
         else:
             self.limit = self._best
             # next time the other way
             self._downwards = up and self._best > 1
-            self._resting, self._rest = self._rest, min(LONGEST_REST, self._rest * 2)
+            self._vain += 1
+            self._resting = self._rest
+
+    @property
+    def _rest(self) -> int:
+        """Longer the more often both directions were tried in vain."""
+        return min(LONGEST_REST, REST * 2 ** (self._vain // 2))
 
     def _try(self) -> None:
         step = max(1, self._best // 2)
@@ -107,4 +114,5 @@ class Knee:
             self.limit = min(self.highest, self._best + step)
         if self.limit == self._best:
             self._downwards = not self._downwards and self._best > 1
+            self._vain += 1
             self._resting = self._rest

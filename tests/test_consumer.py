@@ -30,9 +30,10 @@ from earlyfire_stream.errors import (
     EngineTimeout,
     EngineUnavailable,
     RunFolderError,
+    UsageError,
 )
 from earlyfire_stream.frames import Capture, identity, shard_of, wrap
-from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan, FrameRecord
+from earlyfire_stream.records import AlarmRecord, CameraPlan, Explanation, FirePlan, FrameRecord
 from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.transport.base import Control
 from earlyfire_stream.transport.memory import MemoryHub
@@ -63,8 +64,10 @@ Script = Callable[[Request], Say]
 class FakeEngine:
     """Does what its script says, and remembers what it was asked."""
 
-    def __init__(self, clock: Clock, script: Script, needs_pixels: bool = False) -> None:
-        self.traits = Traits("fake", "none", needs_pixels=needs_pixels, virtual_ok=True)
+    def __init__(
+        self, clock: Clock, script: Script, needs_pixels: bool = False, **traits: Any
+    ) -> None:
+        self.traits = Traits("fake", "none", needs_pixels=needs_pixels, virtual_ok=True, **traits)
         self.asked: list[tuple[str, int, float]] = []
         self.requests: list[Request] = []
         self.busy = 0
@@ -114,6 +117,7 @@ class Stage:
     consumer: Consumer
     frames: list[FrameRecord]
     alarms: list[AlarmRecord]
+    explanations: list[Explanation]
     ended_at: float = -1.0
     last_seqs: dict[str, int] = field(default_factory=dict)
 
@@ -182,18 +186,18 @@ def stage_of(
     hub: MemoryHub | None = None,
     inlet: Any = None,
     more: Mapping[str, Any] | None = None,
+    traits: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> Stage:
     settings_ = scenario(**parts)
     clock = Clock(settings_.speed)
     hub = hub or MemoryHub(clock.wall_ns)
-    engine = FakeEngine(clock, script, needs_pixels)
-    frames: list[FrameRecord] = []
-    alarms: list[AlarmRecord] = []
+    engine = FakeEngine(clock, script, needs_pixels, **dict(traits or {}))
+    kept: dict[type, list[Any]] = {FrameRecord: [], AlarmRecord: [], Explanation: []}
 
-    def emit(record: FrameRecord | AlarmRecord) -> None:
+    def emit(record: FrameRecord | AlarmRecord | Explanation) -> None:
         orjson.dumps(record)  # whatever cannot be written would end the run
-        (frames if isinstance(record, FrameRecord) else alarms).append(record)  # type: ignore[arg-type]
+        kept[type(record)].append(record)
 
     options: dict[str, Any] = {"pixels": False} | dict(more or {})
     consumer = Consumer(
@@ -206,7 +210,7 @@ def stage_of(
         emit,
         **options,
     )
-    return Stage(clock, hub, engine, consumer, frames, alarms)
+    return Stage(clock, hub, engine, consumer, *kept.values())
 
 
 async def watched_by(stage: Stage, feed: Feed) -> Stage:
@@ -1074,3 +1078,235 @@ def test_two_virtual_runs_give_the_same_records() -> None:
         ).frames
 
     assert once() == once()
+
+
+# --- clips ---
+
+CLIPS = {"traits": {"clips": True}, "needs_pixels": True}
+
+
+def picture(level: int, width: int = 280, height: int = 140) -> bytes:
+    ok, jpeg = cv2.imencode(".jpg", np.full((height, width, 3), level, np.uint8))
+    assert ok
+    return jpeg.tobytes()
+
+
+def shades(count: int, every: float = 1.0) -> Feed:
+    """One camera whose frame n is grey of level 10 n."""
+
+    async def feed(stage: Stage) -> None:
+        for seq in range(count):
+            await stage.clock.until(seq * every)
+            stage.deliver("a", seq, jpeg=picture(10 * seq))
+        stage.end()
+
+    return feed
+
+
+def test_a_clip_holds_the_frames_just_before_the_one_looked_at() -> None:
+    stage = watched(shades(8), sampling={"policy": "fixed", "idle": 5, "clip": 3}, **CLIPS)
+    first, second = stage.engine.requests
+    assert (first.seq, first.clip) == (0, ())
+    assert second.seq == 5
+    assert [at for at, _ in second.clip] == [3.0, 4.0]
+    assert second.image is not None
+    means = [float(image.mean()) for _, image in second.clip] + [float(second.image.mean())]
+    assert means == pytest.approx([30, 40, 50], abs=1)
+    assert {image.shape for _, image in second.clip} == {second.image.shape}
+
+
+def test_the_older_frames_of_a_clip_are_context_and_the_others_keep_their_fate() -> None:
+    stage = watched(shades(8), sampling={"policy": "fixed", "idle": 5, "clip": 3}, **CLIPS)
+    idle = (Fate.SAMPLED_OUT, Reason.IDLE)
+    context = (Fate.CONTEXT, Reason.NONE)
+    assert stage.fates() == {
+        0: DONE, 1: idle, 2: idle, 3: context, 4: context, 5: DONE, 6: idle, 7: idle,
+    }  # fmt: skip
+    assert stage.recorded() == stage.scheduled()
+    answers = {f.seq: f.answer for f in stage.frames if f.answer is not None}
+    assert answers[0].context == ()
+    assert answers[5].context == (3, 4)
+
+
+def test_a_clip_shares_one_budget_of_tokens() -> None:
+    stage = watched(
+        shades(4),
+        sampling={"policy": "every", "clip": 4},
+        budget={"min_tokens": 4, "max_tokens": 64, "tokens_per_s": "none"},
+        **CLIPS,
+    )
+    # 280 x 140 alone is 10 x 5 tokens; two grids of at most 32 hold four frames: 224 x 112, 8 x 4
+    assert [r.visual_tokens for r in stage.engine.requests] == [50, 50, 64, 64]
+    last = stage.engine.requests[-1]
+    assert last.image is not None
+    assert last.image.shape == (112, 224, 3)
+
+
+def test_a_clip_says_how_many_frames_it_has_over_what_time() -> None:
+    stage = watched(shades(3, every=2.5), sampling={"policy": "every", "clip": 3}, **CLIPS)
+    assert "3 frames" in stage.engine.requests[2].user
+    assert "5 seconds" in stage.engine.requests[2].user
+    assert "frames" not in stage.engine.requests[0].user
+
+
+def test_an_older_frame_that_cannot_be_decoded_is_left_out_of_the_clip() -> None:
+    async def feed(stage: Stage) -> None:
+        for seq, jpeg in enumerate((picture(10), BLANK, picture(30), picture(40))):
+            await stage.clock.until(seq * 1.0)
+            stage.deliver("a", seq, jpeg=jpeg)
+        stage.end()
+
+    stage = watched(feed, sampling={"policy": "fixed", "idle": 3, "clip": 3}, **CLIPS)
+    last = stage.engine.requests[-1]
+    assert [at for at, _ in last.clip] == [2.0]
+    assert stage.fates()[1] == (Fate.SAMPLED_OUT, Reason.IDLE)
+    assert stage.fates()[2] == (Fate.CONTEXT, Reason.NONE)
+
+
+def test_frames_that_wait_for_a_clip_meet_their_fate_when_the_watch_is_stopped() -> None:
+    async def feed(stage: Stage) -> None:
+        for seq in range(3):
+            await stage.clock.until(seq * 1.0)
+            stage.deliver("a", seq, jpeg=picture(10))
+        await stage.clock.until(2.5)
+        stage.consumer.stop()
+
+    stage = watched(feed, sampling={"policy": "fixed", "idle": 5, "clip": 4}, **CLIPS)
+    assert stage.recorded() == [("a", 0), ("a", 1), ("a", 2)]
+    assert stage.fates()[2] == (Fate.SAMPLED_OUT, Reason.IDLE)
+
+
+def test_an_engine_without_clips_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match="single pictures only"):
+        watched(only(a=(1, 1.0)), sampling={"policy": "every", "clip": 2})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seqs=st.permutations(list(range(12))).map(lambda order: order[:9]),
+    clip=st.integers(2, 5),
+    policy=st.sampled_from(["every", "fixed"]),
+    slow=st.booleans(),
+)
+def test_with_clips_every_frame_has_one_fate_whatever_arrives_in_whatever_order(
+    seqs: list[int], clip: int, policy: str, slow: bool
+) -> None:
+    async def feed(stage: Stage) -> None:
+        for n, seq in enumerate(seqs):
+            await stage.clock.until(n * 1.0)
+            stage.deliver("a", seq, at=seq * 1.0, jpeg=BLANK)
+        stage.end(a=11)
+
+    stage = watched(
+        feed,
+        lambda _: Say(after_s=4.0 if slow else 0.1),
+        sampling={"policy": policy, "idle": 3, "clip": clip},
+        traits={"clips": True},
+    )
+    assert stage.recorded() == [("a", seq) for seq in range(12)]
+
+
+# --- reasons ---
+
+
+def explained(wanted: str, script: Script, **options: Any) -> Stage:
+    engine = {"concurrency": 1, "explain": wanted}
+    return watched(only(a=(2, 1.0)), script, engine=engine, **options)
+
+
+def talkative(request: Request) -> Say:
+    """Sees smoke in frame 1 and says why."""
+    if request.schema is None:
+        return Say("a pale plume over the ridge", after_s=0.5)
+    return Say(YES if request.seq == 1 else NO)
+
+
+def test_reasons_are_asked_for_after_the_verdict_in_a_request_of_their_own() -> None:
+    stage = explained("positives", talkative)
+    assert [(r.seq, r.schema is None) for r in stage.engine.requests] == [
+        (0, False), (1, False), (1, True),
+    ]  # fmt: skip
+    question = stage.engine.requests[2]
+    assert YES in question.user
+    assert "20 words" in question.user
+    assert question.system == stage.engine.requests[1].system  # its cache is used again
+    (told,) = stage.explanations
+    assert (told.camera, told.seq, told.text) == ("a", 1, "a pale plume over the ridge")
+    assert told.answered_ns - told.started_ns == SECOND // 2
+    verdict = stage.frames[1].answer
+    assert verdict is not None
+    assert verdict.answered_ns == told.started_ns  # recorded before, and not delayed
+
+
+def test_reasons_can_be_asked_for_every_answer_or_for_none() -> None:
+    assert [e.seq for e in explained("always", talkative).explanations] == [0, 1]
+    assert explained("never", talkative).explanations == []
+
+
+def test_a_failed_request_for_reasons_costs_no_frame() -> None:
+    def fails(request: Request) -> Say:
+        return Say(error=EngineBroken("half a line")) if request.schema is None else Say(YES)
+
+    stage = explained("always", fails)
+    assert set(stage.fates().values()) == {DONE}
+    assert [e.error for e in stage.explanations] == ["broken_answer: half a line"] * 2
+    assert [e.text for e in stage.explanations] == ["", ""]
+
+
+def test_the_picture_of_a_request_for_reasons_counts_as_tokens() -> None:
+    assert explained("always", talkative).consumer.tokens_spent == 4 * 1196
+
+
+def test_nobody_is_asked_for_the_reasons_of_an_answer_that_could_not_be_read() -> None:
+    assert explained("always", lambda _: Say("no idea")).explanations == []
+
+
+def test_free_decoding_sends_no_schema() -> None:
+    stage = watched(only(a=(1, 1.0)), engine={"concurrency": 1, "decode": "free"})
+    assert stage.engine.requests[0].schema is None
+    assert watched(only(a=(1, 1.0))).engine.requests[0].schema is not None
+
+
+# --- how many at a time ---
+
+
+def test_auto_finds_how_many_requests_the_engine_works_on_at_a_time() -> None:
+    cameras = [f"c{n:02}" for n in range(40)]
+
+    class Four:
+        """An engine that works on four requests at a time and queues the others."""
+
+        def __init__(self) -> None:
+            self.free = [0.0] * 4
+
+        def __call__(self, request: Request) -> Say:
+            now_s = asyncio.get_running_loop().time()
+            slot = min(range(4), key=lambda n: self.free[n])
+            self.free[slot] = max(self.free[slot], now_s) + 0.25
+            return Say(NO, after_s=self.free[slot] - now_s)
+
+    engine = {"concurrency": "auto", "deadline": 30}
+    parts: dict[str, Any] = {
+        "places": seats(*cameras),
+        "engine": engine,
+        "sampling": {"policy": "fixed", "idle": 3},
+        "traits": {"seeks_knee": True, "default_concurrency": 1},
+    }
+    stage = watched(only(**dict.fromkeys(cameras, (120, 1.0))), Four(), **parts)
+    assert 4 <= stage.consumer.limit <= 6
+    assert stage.recorded() == stage.scheduled()
+    calm = watched(only(a=(50, 3.0)), Four(), **parts)
+    assert calm.consumer.limit == 1  # nothing ever waited: nothing is known, nothing is changed
+
+
+def test_an_overloaded_engine_is_given_less_at_a_time() -> None:
+    cameras = [f"c{n:02}" for n in range(40)]
+    stage = watched(
+        only(**dict.fromkeys(cameras, (20, 1.0))),
+        lambda _: Say(error=EngineOverloaded("server busy")),
+        places=seats(*cameras),
+        engine={"concurrency": "auto"},
+        traits={"seeks_knee": True, "default_concurrency": 16},
+    )
+    assert stage.consumer.limit == 1
+    assert stage.consumer.snapshot().concurrency == 1
