@@ -28,6 +28,12 @@ def _ollama(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Eng
     return OllamaEngine(settings, clock, seed)
 
 
+def _openai(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
+    from earlyfire_stream.engines.openai import OpenAIEngine
+
+    return OpenAIEngine(settings, clock, seed)
+
+
 def _recorded(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
     from earlyfire_stream.engines.recorded import RecordedEngine
 
@@ -43,10 +49,11 @@ def _simulated(settings: models.Engine, clock: Clock, seed: int, base: Path) -> 
 ENGINES: dict[str, Factory] = {
     "baseline": _baseline,
     "ollama": _ollama,
+    "openai": _openai,
     "recorded": _recorded,
     "simulated": _simulated,
 }
-LATER = ("hf", "openai")
+LATER = ("hf",)
 """Designed, not in this version yet."""
 
 
@@ -58,7 +65,7 @@ def names() -> list[str]:
 def create(settings: models.Engine, clock: Clock, seed: int = 0, *, base: Path = Path()) -> Engine:
     """The engine that the settings name, not entered yet. UsageError for a name or option it lacks.
 
-    `seed` is the scenario's: it fixes what `simulated` answers and Ollama's sampling. `base` is
+    `seed` is the scenario's: it fixes what `simulated` answers and the sampling of servers. `base` is
     the folder that the scenario's relative paths start from (a recording's).
     """
     if settings.name in LATER:
