@@ -65,7 +65,7 @@ def names() -> list[str]:
 def create(settings: models.Engine, clock: Clock, seed: int = 0, *, base: Path = Path()) -> Engine:
     """The engine that the settings name, not entered yet. UsageError for a name or option it lacks.
 
-    `seed` is the scenario's: it fixes what `simulated` answers and the sampling of servers. `base` is
+    `seed` is the scenario's: it fixes what `simulated` answers and how servers sample. `base` is
     the folder that the scenario's relative paths start from (a recording's).
     """
     if settings.name in LATER:
