@@ -18,7 +18,8 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Request
-from earlyfire_stream.engines.ollama import OllamaEngine, coord_space, server_url
+from earlyfire_stream.engines.ollama import OllamaEngine, server_url
+from earlyfire_stream.engines.streaming import coord_space
 from earlyfire_stream.errors import (
     EngineBroken,
     EngineError,
@@ -141,7 +142,7 @@ def test_how_a_model_writes_boxes_follows_from_its_name_or_family(
 
 async def test_entering_loads_the_model_with_the_very_options_of_every_look() -> None:
     async with FakeOllama() as server, opened(server) as (engine, clock):
-        assert engine.cold_start_s is not None
+        assert engine.traits.cold_start_s is not None
         assert engine.version == "0.33.0"
         await engine.infer(request(clock))
         warm_up, look = server.requests

@@ -36,6 +36,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines.base import Reply, Request
 from earlyfire_stream.engines.streaming import (
     CONNECT_S,
+    FINISH_CHARS,
     LINE_LIMIT,
     QUESTION_S,
     Busy,
@@ -85,7 +86,6 @@ ANSWER_LIMIT = 4_000_000
 """Bytes of an answer that is not streamed, of a list of models, of metrics."""
 DONE_TAIL_S = 0.25
 """Wall seconds from [DONE] to the end of the stream, which keeps the connection usable."""
-FINISH_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True)

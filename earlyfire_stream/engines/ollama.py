@@ -20,25 +20,53 @@ Closing the connection cancels a request, on our cancellation too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import AddressValueError, IPv6Address
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-import cv2
 import numpy as np
 import orjson
 import pybase64
 from yarl import URL
 
 from earlyfire_stream.clock import Clock
-from earlyfire_stream.contract import settled
-from earlyfire_stream.engines.base import Check, Reply, Request, Traits, unknown
+from earlyfire_stream.engines.base import Check, Reply, Request, Traits
+from earlyfire_stream.engines.streaming import (
+    CONNECT_S,
+    FINISH_CHARS,
+    LINE_LIMIT,
+    QUESTION_S,
+    Busy,
+    Growth,
+    Once,
+    ServerFailed,
+    WatchedStream,
+    asked_again,
+    coord_space,
+    count,
+    duration_s,
+    error_said,
+    grey_picture,
+    in_time,
+    jpeg_of,
+    payload,
+    printable,
+    read_all,
+    read_options,
+    refusal,
+    retry_after_s,
+    series,
+    shown,
+    without_login,
+    words,
+)
 from earlyfire_stream.errors import (
     EngineBroken,
     EngineError,
@@ -53,22 +81,16 @@ from earlyfire_stream.verdict import CoordSpace, ResizeMode
 
 __all__ = ["OllamaEngine", "server_url"]
 
+log = logging.getLogger(__name__)
+
 DEFAULT_MODEL = "qwen2.5vl:7b"
 OLDEST = (0, 7, 0)
 """The first version with Qwen2.5-VL."""
 IMAGE_FLOOR = (0, 30, 0)
 """From here on llama-server runs with --image-min-tokens 1024."""
 FLOOR_TOKENS = 1024
-LINE_LIMIT = 1_000_000
-"""Bytes; a line holds one token."""
-TEXT_LIMIT = 20_000
-"""Characters; contract replies have about 60."""
-REPEATS = 30
-"""Ollama gives up after as many identical tokens, without a word; so do we, with one."""
-CONNECT_S = 10.0
-QUESTION_S = 10.0
-"""Wall seconds for a question about the server itself."""
-RETRY_PAUSE_S = 0.25
+ABOUT_LIMIT = 4_000_000
+"""Bytes of what it says of itself; /api/show brings templates and licences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,43 +142,6 @@ class OllamaOptions:
             raise ValueError(f"coord_space must be one of {', '.join(CoordSpace)}")
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float),
-    "top_k": (int,),
-    "top_p": (int, float),
-    "num_predict": (int,),
-    "num_ctx": (int,),
-    "repeat_penalty": (int, float),
-    "seed": (int,),
-    "keep_alive": (str,),
-    "logprobs": (bool,),
-    "cut_after_false": (bool,),
-    "jpeg_quality": (int,),
-    "silence_s": (int, float),
-    "load_s": (int, float),
-    "retries": (int,),
-    "coord_space": (str,),
-}
-
-
-def _options(given: Mapping[str, Any]) -> OllamaOptions:
-    for key, value in given.items():
-        if key not in _KINDS:
-            raise unknown("option of engine 'ollama'", key, _KINDS)
-        # bool is an int in Python, and `top_k: true` is a mistake
-        if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) != (bool in _KINDS[key])):
-            raise UsageError(f"option {key} of engine 'ollama' cannot be {value!r}")
-    try:
-        return OllamaOptions(**given)
-    except ValueError as error:
-        raise UsageError(f"engine 'ollama': {error}") from error
-
-
-def _words(error: Exception) -> str:
-    """What a person can read of it; a timeout says nothing of its own."""
-    return str(error) or type(error).__name__
-
-
 def server_url(given: str | None) -> URL:
     """The server's address, from any form that OLLAMA_HOST may have.
 
@@ -165,13 +150,14 @@ def server_url(given: str | None) -> URL:
     port 80, `https://box/ollama` -> port 443. UsageError for anything else.
     """
     text = (given or "").strip().strip("\"'").strip()
+    hidden = without_login(printable(text))
     scheme, mark, rest = text.partition("://")
     if not mark:
         scheme, rest, port = "http", text, 11434
     elif scheme.lower() in ("http", "https"):
         port = 443 if scheme.lower() == "https" else 80
     else:
-        raise UsageError(f"Ollama's address {_shown_host(text)!r} must be http:// or https://")
+        raise UsageError(f"Ollama's address {hidden!r} must be http:// or https://")
     place, slash, path = rest.partition("/")
     user, at, place = place.rpartition("@")
     try:
@@ -183,7 +169,7 @@ def server_url(given: str | None) -> URL:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]?#]*)(?::(\d{1,5}))?", place)
     if found is None or (found[2] and not 0 < int(found[2]) < 65536):
         raise UsageError(
-            f"Ollama's address {_shown_host(text)!r} cannot be read; "
+            f"Ollama's address {hidden!r} cannot be read; "
             "it looks like host, host:port or http://host:port"
         )
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(found[1], found[1])
@@ -192,25 +178,7 @@ def server_url(given: str | None) -> URL:
             f"{scheme.lower()}://{user}{at}{host}:{found[2] or port}{slash}{path}".rstrip("/")
         )
     except ValueError as error:
-        raise UsageError(f"Ollama's address {_shown_host(text)!r} cannot be read") from error
-
-
-def _shown_host(text: str) -> str:
-    """Without a user name and password."""
-    return re.sub(r"[^/@]*@", "", text)
-
-
-def coord_space(model: str, family: str = "") -> CoordSpace | None:
-    """How that model was trained to write boxes; None for one we do not know.
-
-    Qwen2.5-VL writes pixels, Qwen2-VL and Qwen3-VL thousandths.
-    """
-    for name in (model.lower(), family.lower()):
-        if re.search(r"qwen2[.-]?5-?vl", name):
-            return CoordSpace.RESIZED_ABS
-        if re.search(r"qwen-?[23](\.\d)?-?vl", name):
-            return CoordSpace.REL1000
-    return None
+        raise UsageError(f"Ollama's address {hidden!r} cannot be read") from error
 
 
 def _version(text: str) -> tuple[int, int, int]:
@@ -238,15 +206,14 @@ class OllamaEngine:
     def __init__(self, settings: models.Engine, clock: Clock, seed: int = 0) -> None:
         if settings.profile is not None:
             raise UsageError("engine 'ollama' has no profiles; they belong to 'simulated'")
-        self.options = _options(settings.options)
+        self.options = read_options(OllamaOptions, "ollama", settings.options)
         self._url = server_url(settings.url or os.environ.get("OLLAMA_HOST"))
         self._clock = clock
         self._timeout_s = settings.timeout
         self._model = settings.model or DEFAULT_MODEL
         self._session: aiohttp.ClientSession | None = None
+        self._once = Once()
         self.version = ""
-        self.cold_start_s: float | None = None
-        """Wall seconds that loading the model took on entering; 0.1 or less if it was loaded."""
         given = self.options.coord_space
         self.traits = Traits(
             name="ollama",
@@ -256,6 +223,7 @@ class OllamaEngine:
             max_concurrency=64,
             # its own default is one request at a time (OLLAMA_NUM_PARALLEL=1)
             default_concurrency=1,
+            seeks_knee=True,
         )
         o = self.options
         self._fixed: dict[str, Any] = {
@@ -278,7 +246,7 @@ class OllamaEngine:
     @property
     def address(self) -> str:
         """For messages: without a password."""
-        return str(self._url.with_user(None))
+        return shown(self._url)
 
     # --- opening and closing ---
 
@@ -317,24 +285,17 @@ class OllamaEngine:
 
     def _learn(self, model: _Model) -> None:
         """What version and model decide of our traits."""
-        t = self.traits
-        known = self.options.coord_space or coord_space(self._model, model.family) or t.coord_space
-        self.traits = Traits(
-            name=t.name,
-            model=t.model,
-            coord_space=CoordSpace(known),
-            resize_mode=t.resize_mode,
-            min_tokens=FLOOR_TOKENS if _has_floor(self.version) else t.min_tokens,
-            max_tokens=t.max_tokens,
-            max_concurrency=t.max_concurrency,
-            default_concurrency=t.default_concurrency,
+        known = coord_space(self._model, model.family) or self.traits.coord_space
+        self.traits = replace(
+            self.traits,
+            coord_space=CoordSpace(self.options.coord_space or known),
+            min_tokens=FLOOR_TOKENS if _has_floor(self.version) else self.traits.min_tokens,
         )
         if "thinking" in model.capabilities:
             self._fixed["think"] = False  # it would think for minutes before has_smoke
 
     async def _warm_up(self) -> None:
-        grey = np.full((280, 280, 3), 128, np.uint8)
-        body = self._body(grey, b"", "", "Is there smoke?", None)
+        body = self._body(grey_picture(), b"", "", "Is there smoke?", None)
         began_ns = self._clock.wall_ns()
         try:
             async with asyncio.timeout(self.options.load_s):
@@ -345,31 +306,31 @@ class OllamaEngine:
                 f"{self.options.load_s:g} s"
             ) from None
         except EngineBroken as error:
-            # the picture is empty and so may be the reply; whether it can answer shows in the run
-            if isinstance(error, _ServerFailed):
+            if isinstance(error, ServerFailed):
                 raise
-        self.cold_start_s = (self._clock.wall_ns() - began_ns) / 1e9
+            # the picture is empty and so may be the reply; whether it can answer shows in the run
+            log.info("%s: no answer to the warm-up: %s", self.address, error)
+        took_s = (self._clock.wall_ns() - began_ns) / 1e9
+        self.traits = replace(self.traits, cold_start_s=took_s)
 
     # --- one look ---
 
     async def infer(self, request: Request) -> Reply:
-        left_s = min(self._timeout_s, (request.deadline_ns - self._clock.wall_ns()) / 1e9)
-        if left_s <= 0:
-            raise EngineTimeout("the deadline had passed before it was asked")
-        try:
-            async with asyncio.timeout(left_s):
-                # encoding takes milliseconds that would delay every other camera's frame
-                body = await asyncio.to_thread(
-                    self._body,
-                    request.image,
-                    request.jpeg,
-                    request.system,
-                    request.user,
-                    request.schema,
-                )
-                return await self._ask(body, request.visual_tokens)
-        except TimeoutError:
-            raise EngineTimeout(f"{self.address}: no answer within {left_s:.3g} s") from None
+        async def look(ends_at: float) -> Reply:
+            # encoding takes milliseconds that would delay every other camera's frame
+            body = await asyncio.to_thread(
+                self._body,
+                request.image,
+                request.jpeg,
+                request.system,
+                request.user,
+                request.schema,
+            )
+            return await asked_again(
+                lambda: self._stream(body, request.visual_tokens), self.options.retries, ends_at
+            )
+
+        return await in_time(look, request.deadline_ns, self._timeout_s, self._clock, self.address)
 
     def _body(
         self,
@@ -381,95 +342,78 @@ class OllamaEngine:
     ) -> bytes:
         """The request: constant instructions first, then the picture, then what follows it."""
         if image is not None:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, self.options.jpeg_quality]
-            ok, encoded = cv2.imencode(".jpg", image, quality)
-            if not ok:
-                raise EngineRejected(f"a picture of {image.shape} cannot be encoded")
-            jpeg = encoded.tobytes()
+            jpeg = jpeg_of(image, self.options.jpeg_quality)
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        picture = pybase64.b64encode(jpeg).decode("ascii")
+        # base64 has nothing to escape: as a fragment it is copied, not looked at
+        picture = orjson.Fragment(b"".join((b'"', pybase64.b64encode(jpeg), b'"')))
         messages.append({"role": "user", "content": user, "images": [picture]})
         body = {**self._fixed, "messages": messages}
         if schema is not None:
             body["format"] = schema
         return orjson.dumps(body)
 
-    async def _ask(self, body: bytes, visual_tokens: int) -> Reply:
-        """With another try for a request that never began. Runs under the caller's deadline."""
-        for again in range(self.options.retries):
-            try:
-                return await self._stream(body, visual_tokens)
-            except (EngineUnavailable, EngineOverloaded):
-                await asyncio.sleep(RETRY_PAUSE_S * 2**again)
-        return await self._stream(body, visual_tokens)
-
     async def _stream(self, body: bytes, visual_tokens: int) -> Reply:
         assert self._session is not None, "enter the engine first"
         reading = _Reading()
+        growth = reading.growth
         try:
             async with self._session.post(
-                self._url / "api/chat", data=body, headers={"Content-Type": "application/json"}
+                self._url / "api/chat",
+                data=payload(body),
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise self._refused(response.status, await _error_text(response))
-                async for line in self._lines(response.content):
-                    if reading.add(line, self._clock.wall_ns()):
-                        break
-                    if reading.decided is False and self.options.cut_after_false:
-                        # closing before the end cancels the rest on the server
-                        response.close()
-                        return reading.reply("cut", self._clock.wall_ns(), visual_tokens)
+                    raise await self._refused(response)
+                stream = WatchedStream(response.content, self.options.silence_s, self.address)
+                while chunk := await stream.read(reading.begun):
+                    now_ns = self._clock.wall_ns()
+                    for line in reading.lines(chunk):
+                        reading.add(line, now_ns)
+                        if growth.decided is False and not reading.finish and self._cuts:
+                            # closing before the end cancels the rest on the server
+                            response.close()
+                            reading.end("cut", now_ns)
+                            return reading.reply(visual_tokens)
+                    if reading.finish:
+                        stream.whole()
+                if reading.rest:
+                    reading.add(reading.rest, self._clock.wall_ns())
         except aiohttp.ClientError as error:
             if reading.begun:
                 raise EngineBroken(
-                    f"{self.address}: the answer broke off: {_words(error)}"
+                    f"{self.address}: the answer broke off: {words(error)}"
                 ) from error
-            raise EngineUnavailable(
-                f"nobody answers at {self.address} ({_words(error)}); is `ollama serve` running?"
-            ) from error
-        if not reading.done:
+            raise self._nobody(error) from error
+        if not reading.finish:
             raise EngineBroken(
                 f"{self.address}: the stream ended without a final line "
                 "(Ollama does that when a model repeats itself)"
             )
-        return reading.reply(reading.finish, self._clock.wall_ns(), visual_tokens)
+        return reading.reply(visual_tokens)
 
-    async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-        """Whole lines. The first may take as long as the deadline allows, the others may not."""
-        rest = b""
-        patience_s: float | None = None
-        while True:
-            try:
-                async with asyncio.timeout(patience_s):
-                    chunk = await content.readany()
-            except TimeoutError:
-                raise EngineTimeout(
-                    f"{self.address}: silent for {self.options.silence_s:g} s in mid-answer"
-                ) from None
-            if not chunk:
-                break
-            patience_s = self.options.silence_s
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                if line.strip():
-                    yield line
-            if len(rest) > LINE_LIMIT:
-                raise EngineBroken(f"{self.address}: a line without an end")
-        if rest.strip():
-            yield rest
+    @property
+    def _cuts(self) -> bool:
+        return self.options.cut_after_false
 
-    def _refused(self, status: int, text: str) -> EngineError:
+    def _nobody(self, error: BaseException) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"nobody answers at {self.address} ({words(error)}); is `ollama serve` running?"
+        )
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> EngineError:
+        status, text = response.status, await refusal(response)
         what = f"{self.address}: HTTP {status}: {text}"
         missing = status == 404 or "model is required" in text
         if missing:
             return EngineRejected(f"{what}; try: ollama pull {self._model}")
         if status in (429, 503):
-            return EngineOverloaded(what)
+            return Busy(what, retry_after_s(response.headers, self._clock.wall_ns()))
         if status in (408, 504):
             return EngineTimeout(what)
         if status in (499, 502):
             return EngineUnavailable(what)
-        return EngineRejected(what) if status < 500 else _ServerFailed(what)
+        return EngineRejected(what) if status < 500 else ServerFailed(what)
 
     # --- questions about the server ---
 
@@ -496,20 +440,42 @@ class OllamaEngine:
         try:
             async with (
                 asyncio.timeout(QUESTION_S),
-                session.request(method, self._url / path, json=body) as response,
+                session.request(
+                    method, self._url / path, json=body, allow_redirects=False
+                ) as response,
             ):
                 if response.status != 200:
-                    raise self._refused(response.status, await _error_text(response))
-                found = orjson.loads(await response.read())
+                    raise await self._refused(response)
+                found = orjson.loads(await read_all(response, ABOUT_LIMIT))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineUnavailable(
-                f"nobody answers at {self.address} ({_words(error)}); is `ollama serve` running?"
-            ) from error
+            raise self._nobody(error) from error
         except orjson.JSONDecodeError as error:
             raise EngineBroken(f"{self.address}: that is no Ollama: {error}") from error
         if not isinstance(found, dict):
             raise EngineBroken(f"{self.address}: that is no Ollama")
         return found
+
+    async def gauges(self) -> dict[str, float]:
+        """What /api/ps says of the models it has loaded; it has no other metrics. Never raises.
+
+        A model whose size_vram is below its size runs partly on the CPU, ten times slower.
+        """
+        assert self._session is not None, "enter the engine first"
+        try:
+            found = await self._question(self._session, "GET", "api/ps")
+        except EngineError as error:
+            if self._once.first("gauges"):
+                log.warning("%s does not tell what it has loaded: %s", self.address, error)
+            return {}
+        entries = (
+            [one for one in loaded if isinstance(one, dict)] if isinstance(loaded, list) else []
+        )
+        found = {"ollama_models_loaded": float(len(entries))}
+        for entry in entries:
+            for name, key in _LOADED:
+                if (value := count(entry.get(key))) is not None:
+                    gauges[series(name, model=printable(str(entry.get("name"))))] = float(value)
+        return gauges
 
     async def check(self) -> list[Check]:
         async with self._new_session() as session:
@@ -565,89 +531,11 @@ def _has_floor(version: str) -> bool:
     return number >= IMAGE_FLOOR or number == (0, 0, 0)
 
 
-class _ServerFailed(EngineBroken):
-    """The server itself says so (HTTP 500, an error line)."""
-
-
-async def _error_text(response: aiohttp.ClientResponse) -> str:
-    """The `error` of a refusal, shortened."""
-    raw = (await response.content.read(4096)).decode("utf-8", "replace")
-    try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return raw.strip()[:300] or str(response.reason)
-    return str(found.get("error", raw) if isinstance(found, dict) else raw)[:300]
-
-
-@dataclass(slots=True)
-class _Reading:
-    """A reply as it grows, line by line."""
-
-    text: str = ""
-    done: bool = False
-    finish: str = ""
-    begun: bool = False
-    decided: bool | None = None
-    decided_ns: int = 0
-    confidence: float | None = None
-    last: str = ""
-    repeats: int = 0
-    final: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, line: bytes, now_ns: int) -> bool:
-        """Take one line; True after the final one. EngineBroken if it is no line of an answer."""
-        try:
-            said = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise EngineBroken(f"a line that is no JSON: {line[:80]!r}") from error
-        if not isinstance(said, dict):
-            raise EngineBroken(f"a line that is no answer: {line[:80]!r}")
-        self.begun = True
-        if "error" in said:
-            text = str(said["error"])[:300]
-            raise (EngineOverloaded if "server busy" in text else _ServerFailed)(text)
-        message = said.get("message")
-        piece = message.get("content") if isinstance(message, dict) else None
-        if isinstance(piece, str) and piece:
-            self._take(piece, said.get("logprobs"), now_ns)
-        if said.get("done") is True:
-            self.done, self.final = True, said
-            self.finish = str(said.get("done_reason") or "stop")
-            return True
-        return False
-
-    def _take(self, piece: str, logprobs: object, now_ns: int) -> None:
-        self.repeats = self.repeats + 1 if piece == self.last else 0
-        self.last = piece
-        self.text += piece
-        if self.repeats >= REPEATS:
-            raise EngineBroken(f"the model repeats itself: {self.text[-60:]!r}")
-        if len(self.text) > TEXT_LIMIT:
-            raise EngineBroken("the answer has no end")
-        if self.decided is None:
-            self.decided = settled(self.text)
-            if self.decided is not None:
-                self.decided_ns = now_ns
-                self.confidence = _probability_of_true(logprobs)
-
-    def reply(self, finish: str, now_ns: int, visual_tokens: int) -> Reply:
-        return Reply(
-            text=self.text,
-            finish=finish,
-            decided_ns=self.decided_ns or now_ns,
-            answered_ns=now_ns,
-            visual_tokens=visual_tokens,
-            prompt_tokens=_count(self.final.get("prompt_eval_count")),
-            output_tokens=_count(self.final.get("eval_count")),
-            confidence=self.confidence,
-            server={
-                name: nanoseconds / 1e9
-                for name, key in _TIMINGS
-                if (nanoseconds := _count(self.final.get(key))) is not None
-            },
-        )
-
-
+_LOADED = (
+    ("ollama_model_size_bytes", "size"),
+    ("ollama_model_vram_bytes", "size_vram"),
+    ("ollama_model_context_tokens", "context_length"),
+)
 _TIMINGS = (
     ("load_s", "load_duration"),
     ("prompt_s", "prompt_eval_duration"),
@@ -656,41 +544,68 @@ _TIMINGS = (
 )
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+@dataclass(slots=True)
+class _Reading:
+    """A reply as it grows, line by line."""
 
+    growth: Growth = field(default_factory=Growth)
+    begun: bool = False
+    finish: str = ""
+    ended_ns: int = 0
+    rest: bytes = b""
+    """The beginning of a line that has not ended yet."""
+    final: dict[str, Any] = field(default_factory=dict)
 
-def _probability_of_true(logprobs: object) -> float | None:
-    """P(true) against P(false) at the deciding token, spaced and unspaced variants together.
+    def lines(self, chunk: bytes) -> list[bytes]:
+        """The lines that end in this chunk."""
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        if len(self.rest) > LINE_LIMIT:
+            raise EngineBroken("a line without an end")
+        return lines
 
-    None if the server gave no probabilities, or neither word is among those it gave.
-    """
-    if not isinstance(logprobs, list):
-        return None
-    for token in reversed(logprobs):
-        if not isinstance(token, dict) or str(token.get("token")).strip() not in ("true", "false"):
-            continue
-        tops = token.get("top_logprobs")
-        mass = {"true": 0.0, "false": 0.0}
-        for word, p in _probabilities(tops if isinstance(tops, list) and tops else [token]):
-            if word in mass:
-                mass[word] += p
-        total = mass["true"] + mass["false"]
-        if total <= 0:
-            return None
-        if not isinstance(tops, list) or not tops:
-            # only the chosen token is known: what it leaves belongs to the other
-            p = min(1.0, total)
-            return p if mass["true"] > 0 else 1 - p
-        return mass["true"] / total
-    return None
+    def add(self, line: bytes, now_ns: int) -> None:
+        """Take one line. EngineBroken if it is no line of an answer."""
+        if self.finish or not line.strip():
+            return
+        try:
+            said = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise EngineBroken(f"a line that is no JSON: {line[:80]!r}") from error
+        if not isinstance(said, dict):
+            raise EngineBroken(f"a line that is no answer: {line[:80]!r}")
+        self.begun = True
+        if "error" in said:
+            raise self._failed(said)
+        message = said.get("message")
+        piece = message.get("content") if isinstance(message, dict) else None
+        if isinstance(piece, str) and piece:
+            self.growth.add(piece, said.get("logprobs"), now_ns)
+        if said.get("done") is True:
+            self.final = said
+            self.end(printable(str(said.get("done_reason") or "stop"))[:FINISH_CHARS], now_ns)
 
+    def end(self, finish: str, now_ns: int) -> None:
+        self.finish, self.ended_ns = finish, now_ns
 
-def _probabilities(tokens: Iterable[object]) -> list[tuple[str, float]]:
-    found = []
-    for token in tokens:
-        if isinstance(token, dict):
-            value = token.get("logprob")
-            if isinstance(value, int | float) and not math.isnan(value) and value <= 0:
-                found.append((str(token.get("token")).strip(), math.exp(value)))
-    return found
+    def _failed(self, said: dict[str, Any]) -> EngineError:
+        text = printable(error_said(said) or "an error without words")
+        if "server busy" not in text:
+            return ServerFailed(text)
+        return EngineOverloaded(text) if self.growth.text else Busy(text)
+
+    def reply(self, visual_tokens: int) -> Reply:
+        return Reply(
+            text=self.growth.text,
+            finish=self.finish,
+            decided_ns=self.growth.decided_ns or self.ended_ns,
+            answered_ns=self.ended_ns,
+            visual_tokens=visual_tokens,
+            prompt_tokens=count(self.final.get("prompt_eval_count")),
+            output_tokens=count(self.final.get("eval_count")),
+            confidence=self.growth.confidence,
+            server={
+                name: seconds
+                for name, key in _TIMINGS
+                if (seconds := duration_s(self.final.get(key), 1e9)) is not None
+            },
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -87,8 +87,6 @@ class OpenAIEngine:
         self._seed = seed
         self._settings = settings
         self._client = self._new_client()
-        self.cold_start_s: float | None = None
-        """Wall seconds of the first small look, which may have loaded the model."""
         self.traits = self._learned(ServedModel(settings.model or "", {}))
 
     @property
@@ -136,7 +134,8 @@ class OpenAIEngine:
             self.traits = self._learned(model)
             constrained = self._settings.decode == "constrained"
             form = schema(self.traits.coord_space) if constrained else None
-            self.cold_start_s = await self._client.warm_up(form)
+            took_s = await self._client.warm_up(form)
+            self.traits = replace(self.traits, cold_start_s=took_s)
         except BaseException:
             await self._client.__aexit__(None, None, None)
             raise

@@ -52,6 +52,8 @@ TEXT_LIMIT = 20_000
 """Characters; contract replies have about 60."""
 REPEATS = 30
 """Ollama gives up after as many identical tokens, without a word; so do we, with one."""
+FINISH_CHARS = 40
+"""Of a finish reason; the known ones are words."""
 ERROR_BYTES = 16_384
 ERROR_CHARS = 300
 ERROR_S = 2.0
