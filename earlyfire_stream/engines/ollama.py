@@ -467,10 +467,9 @@ class OllamaEngine:
             if self._once.first("gauges"):
                 log.warning("%s does not tell what it has loaded: %s", self.address, error)
             return {}
-        entries = (
-            [one for one in loaded if isinstance(one, dict)] if isinstance(loaded, list) else []
-        )
-        found = {"ollama_models_loaded": float(len(entries))}
+        loaded = found.get("models")
+        entries = [e for e in loaded if isinstance(e, dict)] if isinstance(loaded, list) else []
+        gauges = {"ollama_models_loaded": float(len(entries))}
         for entry in entries:
             for name, key in _LOADED:
                 if (value := count(entry.get(key))) is not None:
