@@ -505,6 +505,10 @@ class ChatClient:
             if isinstance(entry, dict) and isinstance(entry.get("id"), str)
         ]
 
+    async def ready(self) -> None:
+        """Returns if it may be asked, or has no /ready. EngineOverloaded while its model loads."""
+        await self._get(self.root / "ready")
+
     async def gauges(self) -> dict[str, float]:
         """Its /metrics by series; {} where it has none, which the log says once. Never raises.
 
