@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 GROW_AFTER = 20
 """Full batches that fit before larger ones are tried again after memory ran out."""
-PADDING_SHARE = 0.5
-"""Most of a batch that may be padding: a picture of 1,280 tokens beside one of 100 costs 1,180."""
+PADDING_SHARE = 1 / 3
+"""Most of a batch that may be padding. Rows are padded to the longest one, so a picture of 100
+tokens beside one of 1,280 would be computed, and waited for, as if it had 1,280 as well."""
 
 
 class Full(Exception):
