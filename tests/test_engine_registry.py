@@ -69,13 +69,6 @@ async def test_an_unknown_engine_names_the_nearest_one() -> None:
         engines.create(models.Engine.model_construct(name="olama"), Clock())
 
 
-@pytest.mark.parametrize("name", ["hf"])
-async def test_an_engine_of_a_later_version_says_so_and_is_not_listed(name: str) -> None:
-    with pytest.raises(UsageError, match="not in this version yet"):
-        engines.create(models.Engine(name=name), Clock())
-    assert name not in engines.names()
-
-
 def test_naming_an_engine_imports_no_other() -> None:
     code = (
         "import sys, earlyfire_stream.engines\n"

@@ -51,6 +51,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline
     ("reel", "sources"),
+    ("engines", "worker"),  # doctor tells the memory that the worker asks for
 }
 
 PURE = {"tokens", "sampling", "mailbox", "knee", "gaps", "contract", "alarms", "scoring"}

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines.base import Engine, unknown
-from earlyfire_stream.errors import UsageError
 from earlyfire_stream.scenario import models
 
 __all__ = ["create", "names"]
@@ -20,6 +19,12 @@ def _baseline(settings: models.Engine, clock: Clock, seed: int, base: Path) -> E
     from earlyfire_stream.engines.baseline import BaselineEngine
 
     return BaselineEngine(settings, clock)
+
+
+def _hf(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
+    from earlyfire_stream.engines.hf import HfEngine
+
+    return HfEngine(settings, clock, seed)
 
 
 def _ollama(settings: models.Engine, clock: Clock, seed: int, base: Path) -> Engine:
@@ -48,13 +53,12 @@ def _simulated(settings: models.Engine, clock: Clock, seed: int, base: Path) -> 
 
 ENGINES: dict[str, Factory] = {
     "baseline": _baseline,
+    "hf": _hf,
     "ollama": _ollama,
     "openai": _openai,
     "recorded": _recorded,
     "simulated": _simulated,
 }
-LATER = ("hf",)
-"""Designed, not in this version yet."""
 
 
 def names() -> list[str]:
@@ -68,10 +72,6 @@ def create(settings: models.Engine, clock: Clock, seed: int = 0, *, base: Path =
     `seed` is the scenario's: it fixes what `simulated` answers and how servers sample. `base` is
     the folder that the scenario's relative paths start from (a recording's).
     """
-    if settings.name in LATER:
-        raise UsageError(
-            f"engine {settings.name!r} is not in this version yet; it has: {', '.join(names())}"
-        )
     factory = ENGINES.get(settings.name)
     if factory is None:
         raise unknown("engine", settings.name, ENGINES)
