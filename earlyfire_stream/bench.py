@@ -1,25 +1,26 @@
-"""One scenario, several ways: the same frames for every engine and sampling, side by side."""
+"""One scenario, several ways: the same frames for every engine, sampling and prompt."""
 
 from __future__ import annotations
 
-__all__ = ["Variant", "bench", "comparison", "variants"]
+__all__ = ["Result", "Variant", "bench", "comparison", "paired", "variants"]
 
-import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.table import Table
 
-from earlyfire_stream import run
-from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.errors import UsageError
-from earlyfire_stream.records import Observer
+from earlyfire_stream.records import load
 from earlyfire_stream.reel import Shelf
+from earlyfire_stream.run import Options, Outcome
 from earlyfire_stream.scenario.load import Loaded, with_overrides
 from earlyfire_stream.scenario.models import Scenario
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
+from earlyfire_stream.scoring.pairs import Pairs, pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +31,32 @@ class Variant:
     scenario: Scenario
 
 
-def variants(scenario: Scenario, engines: Sequence[str], samplings: Sequence[str]) -> list[Variant]:
-    """Every engine with every sampling; an empty sequence leaves the scenario's own.
+@dataclass(frozen=True, slots=True)
+class Result:
+    variant: Variant
+    folder: Path
+    score: Score
+
+
+def variants(
+    scenario: Scenario,
+    engines: Sequence[str],
+    samplings: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+) -> list[Variant]:
+    """Every engine with every sampling and prompt; an empty sequence leaves the scenario's own.
 
     A sampling is written `fixed:10s` or `adaptive:30s`: the policy and its idle interval.
     """
     own: Sequence[str | None] = [None]
     chosen = []
     for engine in engines or own:
-        for sampling in samplings or own:
+        for sampling, wording in itertools.product(samplings or own, prompts or own):
             policy, idle = _sampling(sampling)
-            other = with_overrides(scenario, engine=engine, policy=policy, idle=idle)
-            name = " ".join(filter(None, (engine, sampling))) or scenario.engine.name
+            other = with_overrides(
+                scenario, engine=engine, policy=policy, idle=idle, prompt=wording
+            )
+            name = " ".join(filter(None, (engine, sampling, wording))) or scenario.engine.name
             chosen.append(Variant(name, other))
     return chosen
 
@@ -56,45 +71,47 @@ def _sampling(text: str | None) -> tuple[str | None, float | None]:
         raise UsageError(f"--sampling {text!r}: {why}") from why
 
 
+Play: TypeAlias = Callable[[Variant, Loaded, Options], Outcome]
+"""Plays one variant to its end, showing how it goes."""
+
+
 def bench(
-    loaded: Loaded,
-    chosen: Sequence[Variant],
-    options: run.Options,
-    observe: Callable[[Variant, int], Observer],
-) -> list[tuple[Variant, Path, Score]]:
-    """Play every variant in turn; each leaves a run folder of its own."""
+    loaded: Loaded, chosen: Sequence[Variant], options: Options, play: Play
+) -> tuple[list[Result], bool]:
+    """Play every variant in turn; each leaves a run folder of its own.
+
+    An interrupted variant is the last: its part is scored. The second value says so.
+    """
     results = []
     if any(v.scenario.sampling.policy == "adaptive" for v in chosen):
         options = replace(options, shelf=Shelf())
-    for number, variant in enumerate(chosen):
-        observer = observe(variant, number)
-        asked = replace(loaded, scenario=variant.scenario)
-
-        async def play(asked: Loaded = asked, observer: Observer = observer) -> run.Outcome:
-            return await run.play(asked, options, [observer], asyncio.Event())
-
-        virtual = variant.scenario.clock == "virtual"
-        outcome = virtual_run(play()) if virtual else asyncio.run(play())
+    for variant in chosen:
+        outcome = play(variant, replace(loaded, scenario=variant.scenario), options)
         assert outcome.score is not None
-        results.append((variant, outcome.folder, outcome.score))
-    return results
+        results.append(Result(variant, outcome.folder, outcome.score))
+        if outcome.interrupted:
+            return results, True
+    return results, False
 
 
-def comparison(results: Sequence[tuple[Variant, Path, Score]]) -> Table:
+def comparison(results: Sequence[Result]) -> Table:
     """A row a variant: what was found and how soon, against what it cost."""
     table = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")
     table.caption = "TTFD over the fires that were found; tokens are visual tokens a camera-hour"
-    table.add_column("", no_wrap=True)
-    for title in ("EFS", "found", "TTFD median", "mean", "false/day", "tokens", "p50 latency"):
+    table.add_column("", overflow="fold")
+    titles = ["EFS", "found", "TTFD median", "mean", "false/day", "tokens", "p50 latency"]
+    unreadable = any(result.score.answers.bad_json for result in results)
+    if unreadable:
+        titles.append("bad_json")
+    for title in titles:
         table.add_column(title, justify="right")
-    for variant, _, score in results:
-        data = score.to_json()
+    for result in results:
+        data = result.score.to_json()
         ttfds = sorted(f["ttfd_s"] for f in data["fires"] if f["ttfd_s"] is not None)
         median = ttfds[len(ttfds) // 2] if ttfds else None
         mean = sum(ttfds) / len(ttfds) if ttfds else None
         per_day = data["false_alarms"]["per_camera_day"]
-        table.add_row(
-            variant.name,
+        cells = [
             _figure(data["early_fire_score"], 1),
             f"{len(ttfds)} of {len(data['fires'])}",
             _figure(median, 1, " s"),
@@ -102,8 +119,42 @@ def comparison(results: Sequence[tuple[Variant, Path, Score]]) -> Table:
             _figure(per_day, 1),
             _figure(data["tokens"]["visual_per_camera_hour"], 0),
             _figure(data["latency_s"]["p50"], 2, " s"),
-        )
+        ]
+        if unreadable:
+            cells.append(_share(data["answers"]["shares"]["bad_json"]))
+        table.add_row(result.variant.name, *cells)
     return table
+
+
+def paired(results: Sequence[Result]) -> list[str]:
+    """Every other result against the first, frame by frame: a line each."""
+    name = results[0].variant.name
+    first = load(results[0].folder)
+    return [
+        _pair_line(name, result.variant.name, pairs(first, load(result.folder)))
+        for result in results[1:]
+    ]
+
+
+def _pair_line(first: str, second: str, found: Pairs) -> str:
+    if not found.n:
+        return f"{second}: no frame that {first} was asked about too"
+    read = found.both_smoke + found.neither_smoke
+    speed = ""
+    if found.slower_s is not None:
+        word = "slower" if found.slower_s >= 0 else "quicker"
+        speed = f"; {abs(found.slower_s):.2f} s {word} (median)"
+    return (
+        f"{second}: {found.n:,} frames in common with {first}, the same verdict on {read:,}, "
+        f"smoke seen by {first} alone on {found.only_first_smoke:,}, by it alone on "
+        f"{found.only_second_smoke:,}, no verdict from it on {found.unreadable_second:,}; right "
+        f"where the other is wrong: {first} {found.only_first_right:,}, it "
+        f"{found.only_second_right:,} (McNemar p = {found.p_value:.3g}){speed}"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
 def _figure(value: float | None, digits: int, unit: str = "") -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -25,10 +26,10 @@ from rich.table import Table
 
 from earlyfire_stream import __version__, bench, run
 from earlyfire_stream.clock import virtual_run
+from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
-from earlyfire_stream.live.tally import Tally
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
@@ -131,13 +132,31 @@ ScenarioArg = Annotated[
     str, typer.Argument(help="A scenario file, or the name of a shipped one (`scenario list`).")
 ]
 EngineOpt = Annotated[
-    str | None, typer.Option("--engine", help="baseline, ollama, simulated; else the scenario's.")
+    str | None,
+    typer.Option(
+        "--engine",
+        help="baseline, ollama, openai, hf, simulated or recorded; else the scenario's.",
+    ),
 ]
 ModelOpt = Annotated[str | None, typer.Option("--model", help="The engine's model.")]
 ProfileOpt = Annotated[
     str | None, typer.Option("--profile", help="Profile of the simulated engine.")
 ]
 UrlOpt = Annotated[str | None, typer.Option("--url", help="Where the engine's server is.")]
+WorkerOpt = Annotated[
+    str | None,
+    typer.Option("--worker", help="hf: addresses of running workers; else one is started here."),
+]
+RecordingOpt = Annotated[
+    Path | None, typer.Option("--recording", help="recorded: the run folder to answer from.")
+]
+PromptOpt = Annotated[
+    str | None, typer.Option("--prompt", help="A shipped prompt or a YAML file of your own.")
+]
+SetOpt = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting by its place, such as engine.explain=always."),
+]
 SpeedOpt = Annotated[
     float | None, typer.Option("--speed", help="Scenario seconds per wall second.")
 ]
@@ -161,6 +180,10 @@ def run_command(
     model: ModelOpt = None,
     profile: ProfileOpt = None,
     url: UrlOpt = None,
+    worker: WorkerOpt = None,
+    recording: RecordingOpt = None,
+    prompt: PromptOpt = None,
+    settings: SetOpt = None,
     speed: SpeedOpt = None,
     clock: Annotated[str | None, typer.Option(help="wall or virtual.")] = None,
     duration: DurationOpt = None,
@@ -181,6 +204,10 @@ def run_command(
         model=model,
         profile=profile,
         url=url,
+        worker=_listed(worker),
+        recording=_absolute(recording),
+        prompt=prompt,
+        settings=settings,
         speed=speed,
         clock=clock,
         duration=_seconds(duration),
@@ -217,6 +244,10 @@ def consume(
     model: ModelOpt = None,
     profile: ProfileOpt = None,
     url: UrlOpt = None,
+    worker: WorkerOpt = None,
+    recording: RecordingOpt = None,
+    prompt: PromptOpt = None,
+    settings: SetOpt = None,
     duration: DurationOpt = None,
     seed: SeedOpt = None,
     password_file: PasswordOpt = None,
@@ -239,6 +270,10 @@ def consume(
         model=model,
         profile=profile,
         url=url,
+        worker=_listed(worker),
+        recording=_absolute(recording),
+        prompt=prompt,
+        settings=settings,
         duration=_seconds(duration),
         seed=seed,
     )
@@ -286,28 +321,62 @@ def bench_command(
     sampling: Annotated[
         str | None, typer.Option(help="Policies to compare, such as fixed:10s,adaptive:30s.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Prompts to compare, such as v1,v1-literal,mine.yaml.")
+    ] = None,
+    model: ModelOpt = None,
+    url: UrlOpt = None,
+    worker: WorkerOpt = None,
+    settings: SetOpt = None,
     speed: SpeedOpt = None,
     duration: DurationOpt = None,
     seed: SeedOpt = None,
     out: OutOpt = Path("runs"),
 ) -> None:
     """Play one scenario several ways, the same frames each time, and compare them."""
-    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
-    chosen = bench.variants(loaded.scenario, _listed(engine), _listed(sampling))
-    console = Console(stderr=True)
+    engines = _listed(engine) or []
+    loaded = _loaded(
+        scenario,
+        engine=engines[0] if len(engines) == 1 else None,
+        model=model,
+        url=url,
+        worker=_listed(worker),
+        settings=settings,
+        speed=speed,
+        duration=_seconds(duration),
+        seed=seed,
+    )
+    chosen = bench.variants(
+        loaded.scenario, engines, _listed(sampling) or [], _listed(prompt) or []
+    )
+    for variant in chosen:
+        check_prompt(variant.scenario.engine.prompt)
+    numbers = itertools.count(1)
 
-    def observe(variant: bench.Variant, number: int) -> Tally:
-        console.print(f"playing {number + 1} of {len(chosen)}: {variant.name}", highlight=False)
-        return Tally()
+    def play(variant: bench.Variant, asked: Loaded, options: run.Options) -> run.Outcome:
+        typer.echo(f"playing {next(numbers)} of {len(chosen)}: {variant.name}", err=True)
+        return _play(run.play, asked, options)
 
-    results = bench.bench(loaded, chosen, run.Options(out=out), observe)
-    Console().print(bench.comparison(results))
-    for _, folder, _ in results:
-        typer.echo(f"written: {folder}")
+    results, interrupted = bench.bench(loaded, chosen, run.Options(out=out), play)
+    console = Console()
+    console.print(bench.comparison(results))
+    for line in bench.paired(results):
+        typer.echo(f"\n{line}")
+    typer.echo("")
+    for result in results:
+        typer.echo(f"written: {result.folder}")
+    if interrupted:
+        typer.echo("interrupted: the last one is scored for the part that was played", err=True)
+        raise typer.Exit(INTERRUPTED)
 
 
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+def _listed(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def _absolute(path: Path | None) -> str | None:
+    """A path of the command line belongs to the folder one is in, not to the scenario's."""
+    return None if path is None else str(path.absolute())
 
 
 @app.command()
@@ -443,9 +512,11 @@ def scenario_realism(
 # --- between the options and the run -------------------------------------------------------------
 
 
-def _loaded(name: str, **overrides: Any) -> Loaded:
+def _loaded(name: str, settings: list[str] | None = None, **overrides: Any) -> Loaded:
     loaded = load(catalogue.find(name))
-    return dataclasses.replace(loaded, scenario=with_overrides(loaded.scenario, **overrides))
+    changed = with_overrides(loaded.scenario, settings or (), **overrides)
+    check_prompt(changed.engine.prompt)
+    return dataclasses.replace(loaded, scenario=changed)
 
 
 def _broker(text: str, password_file: Path | None) -> Any:

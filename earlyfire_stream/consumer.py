@@ -7,7 +7,7 @@ never came is found by its missing sequence number.
 
 from __future__ import annotations
 
-__all__ = ["Consumer", "Seat"]
+__all__ = ["Consumer", "Seat", "check"]
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ import orjson
 from earlyfire_stream.alarms import AlarmPolicyState, Polygon, heed, observe
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
-from earlyfire_stream.engines.base import Engine, Reply, Request
+from earlyfire_stream.engines.base import Engine, Reply, Request, Traits
 from earlyfire_stream.errors import EngineError, EngineOverloaded, EngineTimeout, UsageError
 from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
 from earlyfire_stream.gaps import Coming, Gaps
@@ -114,6 +114,16 @@ class _Sent:
     context: tuple[int, ...]
 
 
+def check(scenario: Scenario, traits: Traits) -> None:
+    """UsageError if that engine, once entered, cannot do what the scenario asks of it."""
+    prompt(scenario.engine.prompt, traits.coord_space)
+    if scenario.sampling.clip > 1 and not traits.clips:
+        raise UsageError(
+            f"engine {traits.name} takes single pictures only: sampling.clip must be 1, "
+            "or take --engine hf"
+        )
+
+
 class Consumer:
     """Watches one run. `watch()` returns when the stream has ended and every frame has its fate."""
 
@@ -162,12 +172,8 @@ class Consumer:
         # An engine's floor counts: Ollama from 0.30 blows smaller images up to 1024 tokens anyway.
         self._max_tokens = min(scenario.budget.max_tokens, traits.max_tokens)
         self._max_tokens = max(self._max_tokens, self._min_tokens)
+        check(scenario, traits)
         self._clip = scenario.sampling.clip
-        if self._clip > 1 and not traits.clips:
-            raise UsageError(
-                f"engine {traits.name} takes single pictures only: sampling.clip must be 1, "
-                "or take --engine hf"
-            )
         wanted = scenario.engine.concurrency
         first = traits.default_concurrency if wanted == "auto" else wanted
         first = min(first, traits.max_concurrency)

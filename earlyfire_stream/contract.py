@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
 import math
 import re
@@ -424,6 +425,12 @@ class Prompt:
     clip_template: str
     explain_template: str
 
+    @property
+    def digest(self) -> str:
+        """Tells two wordings apart that bear one name."""
+        texts = (self.system, self.user_template, self.clip_template, self.explain_template)
+        return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
     def user(self, width: int, height: int) -> str:
         """The text after the image, which is sent `width` x `height` pixels."""
         return _filled(self.user_template, width=width, height=height)
@@ -470,7 +477,23 @@ def prompt(name: str, space: CoordSpace) -> Prompt:
     the reasons of an answer), `answers` (the convention of the answers, if another) and
     `schema: false`. UsageError for an unknown name or a broken file.
     """
-    if name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name:
+    return _prompt_from(name, _sections(name), space)
+
+
+def check_prompt(name: str) -> None:
+    """UsageError if there is no such prompt, or if any section of its file is broken."""
+    sections = _sections(name)
+    spaces = list(CoordSpace) if "any" in sections else [s for s in CoordSpace if s in sections]
+    for space in spaces or [CoordSpace.UNIT]:
+        _prompt_from(name, sections, space)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "/" in name or "\\" in name
+
+
+def _sections(name: str) -> dict[str, Any]:
+    if _is_file(name):
         try:
             content = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -490,12 +513,12 @@ def prompt(name: str, space: CoordSpace) -> Prompt:
         sections = yaml.safe_load(content)
     except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"prompt file {name}: not YAML: {error}") from error
-    return _prompt_from(name, sections, space)
-
-
-def _prompt_from(name: str, sections: object, space: CoordSpace) -> Prompt:
     if not isinstance(sections, dict):
         raise UsageError(f"prompt file {name}: needs sections such as `any:`, see v1-literal")
+    return sections
+
+
+def _prompt_from(name: str, sections: Mapping[str, Any], space: CoordSpace) -> Prompt:
     section = sections.get(space.value, sections.get("any"))
     if not isinstance(section, dict):
         raise UsageError(f"prompt file {name}: has neither a section {space.value!r} nor `any`")

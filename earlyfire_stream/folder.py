@@ -147,11 +147,14 @@ def _renamed(draft: Path, out: Path, stem: str) -> Path:
 
 
 def _told(traits: Traits, asked: str) -> dict[str, Any]:
-    """What the `recorded` engine must know to give this engine's answers again."""
+    """What was asked, and what the `recorded` engine must know to give the answers again."""
+    wording = prompt(asked, traits.coord_space)
     return {
         "name": traits.name,
         "model": traits.model,
-        "coord_space": prompt(asked, traits.coord_space).space,
+        "prompt": {"name": wording.name, "digest": wording.digest},
+        "cold_start_s": traits.cold_start_s,
+        "coord_space": wording.space,
         "resize_mode": traits.resize_mode,
         "min_tokens": traits.min_tokens,
         "max_tokens": traits.max_tokens,

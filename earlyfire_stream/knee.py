@@ -104,7 +104,7 @@ class Knee:
     @property
     def _rest(self) -> int:
         """Longer the more often both directions were tried in vain."""
-        return min(LONGEST_REST, REST * 2 ** (self._vain // 2))
+        return min(LONGEST_REST, REST << min(self._vain // 2, 10))
 
     def _try(self) -> None:
         step = max(1, self._best // 2)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
-from earlyfire_stream.consumer import Consumer, Seat
+from earlyfire_stream.consumer import Consumer, Seat, check
 from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Engine, Gauged
 from earlyfire_stream.errors import Interrupted, TransportError, UsageError
@@ -131,6 +131,7 @@ async def play(
                 await mqtt_version(options.broker)  # before pictures are made for nothing
             tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
             await stack.enter_async_context(engine)
+            check(scenario, engine.traits)
             stock = await _open_stock(stack, loaded, clock, tell, engine, options.shelf)
             bare, inlet = await _open_transport(
                 stack, scenario, options, run, stock.plans, clock, tell
@@ -252,6 +253,7 @@ async def play_consumer(
                 _check_same(loaded, plans, earlier, options)
             tell.stage(f"engine {engine.traits.name} ({engine.traits.model})")
             await stack.enter_async_context(engine)
+            check(scenario, engine.traits)
             tell.stage(f"broker {address}")
             inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
             if not foreign:

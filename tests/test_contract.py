@@ -15,6 +15,7 @@ from earlyfire_stream import contract
 from earlyfire_stream.contract import (
     Parsed,
     box_from_corners,
+    check_prompt,
     corners_on_sent,
     prompt,
     read_reply,
@@ -441,3 +442,59 @@ def test_a_broken_prompt_file_says_what_is_wrong(
 def test_a_missing_prompt_file_is_named() -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         prompt("./no-such-prompt.yaml", ABS)
+
+
+def test_a_prompt_file_may_say_how_clips_and_reasons_are_asked_for(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(
+        "any:\n  system: Watch.\n  user: One picture.\n"
+        "  clip: '{frames} pictures over {seconds} s, {width} x {height}, {other}'\n"
+        "  explain: 'Why {answer}?'\n",
+        encoding="utf-8",
+    )
+    mine = prompt(str(own), CoordSpace.UNIT)
+    assert mine.user_of_clip(28, 56, 3, 4.5) == "3 pictures over 4.5 s, 28 x 56, {other}"
+    # what the model said is text: its braces are no places to fill
+    assert mine.explain(28, 56, '{"width": {width}}') == 'Why {"width": {width}}?'
+
+
+def test_prompts_without_such_words_get_the_usual_ones() -> None:
+    usual = prompt("v1", CoordSpace.UNIT)
+    assert usual.user_of_clip(28, 56, 3, 4.5).startswith(
+        "These are 3 frames of one camera over 4.5"
+    )
+    assert "20 words" in usual.explain(28, 56, "{}")
+
+
+def test_two_wordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    digests = []
+    for folder, words in (("a", "Watch."), ("b", "Watch!"), ("c", "Watch.")):
+        (tmp_path / folder).mkdir()
+        own = tmp_path / folder / "p.yaml"
+        own.write_text(f"any: {{system: {words}, user: Smoke}}\n", encoding="utf-8")
+        digests.append(prompt(str(own), CoordSpace.UNIT).digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("resized_abs: {system: s, user: u}\nunit: {system: s}\n", "`system` and `user` must be"),
+        ("any: {system: s, user: u, explain: 3}\n", "`clip` and `explain` must be texts"),
+        ("colour: {system: s, user: u}\n", "neither a section"),
+        ("[]\n", "needs sections"),
+    ],
+)
+def test_a_prompt_file_is_checked_whole_before_a_model_is_known(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=said):
+        check_prompt(str(own))
+
+
+def test_a_prompt_for_one_family_alone_is_no_mistake(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("resized_abs: {system: s, user: u}\n", encoding="utf-8")
+    check_prompt(str(own))

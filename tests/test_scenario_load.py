@@ -611,3 +611,34 @@ def test_an_override_that_cannot_be_names_its_option(options: dict[str, object],
 def test_an_unknown_override_is_the_programs_own_mistake() -> None:
     with pytest.raises(TypeError, match="no such override: colour"):
         with_overrides(read(HEAD + CAMERA), colour="red")
+
+
+def test_any_setting_can_be_given_by_its_place() -> None:
+    changed = with_overrides(
+        read(HEAD + CAMERA),
+        ["engine.explain=always", "sampling.idle=9s", "engine.options.num_ctx=8192", "speed=2"],
+        engine="ollama",
+    )
+    assert changed.engine.explain == "always"
+    assert changed.sampling.idle == 9.0
+    assert changed.engine.options == {"num_ctx": 8192}
+    assert changed.speed == 2.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("engine.explain", "--set 'engine.explain': write it as engine.explain=always"),
+        ("engine.explain=sometimes", "--set engine.explain: must be 'never', 'positives'"),
+        ("engine.colour=red", "--set engine.colour: there is no such setting"),
+        ("enigne.explain=always", "--set enigne.explain: there is no such setting (did you mean"),
+        ("engine.model.size=3", "--set engine.model.size: there is no such setting"),
+        ("sampling.idle=1s", "--set sampling.idle: sampling.idle: must be at least 3s"),
+        ("cameras=3", "--set cameras: there is no such setting"),
+        ("engine.model={", "--set engine.model: '{' is no value in YAML"),
+    ],
+)
+def test_a_setting_that_cannot_be_names_its_place(setting: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_overrides(read(HEAD + CAMERA), [setting])
+    assert str(caught.value).startswith(said)

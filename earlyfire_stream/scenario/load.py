@@ -26,7 +26,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,16 @@ def loads(text: str, file: str = "scenario", base: Path = Path(), *, files: bool
     if reading.problems or scenario is None:
         found = sorted(set(reading.problems), key=lambda p: (p.line, p.path))
         raise ScenarioError(file, tuple(found))
-    return Loaded(scenario, text, file, base)
+    return Loaded(_placed(scenario, base), text, file, base)
+
+
+def _placed(scenario: Scenario, base: Path) -> Scenario:
+    """With the prompt's file found from the scenario's folder, as the sources are."""
+    name = scenario.engine.prompt
+    if not name.endswith((".yaml", ".yml")) or Path(name).is_absolute():
+        return scenario
+    engine = scenario.engine.model_copy(update={"prompt": str(base / name)})
+    return scenario.model_copy(update={"engine": engine})
 
 
 def _refused(file: str, message: str, hint: str = "", line: int = 0) -> ScenarioError:
@@ -738,12 +747,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "deadline": ("engine", "deadline"),
     "timeout": ("engine", "timeout"),
     "prompt": ("engine", "prompt"),
-    "decode": ("engine", "decode"),
-    "explain": ("engine", "explain"),
     "worker": ("engine", "workers"),
     "recording": ("engine", "recording"),
-    "scrape": ("engine", "scrape"),
-    "clip": ("sampling", "clip"),
     "policy": ("sampling", "policy"),
     "idle": ("sampling", "idle"),
     "tokens_per_s": ("budget", "tokens_per_s"),
@@ -755,11 +760,12 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def with_overrides(scenario: Scenario, **options: Any) -> Scenario:
+def with_overrides(scenario: Scenario, settings: Sequence[str] = (), **options: Any) -> Scenario:
     """The scenario with the command line's settings in it; None leaves one as it is.
 
-    Another engine brings its own defaults: what the file gives for its own engine alone (model,
-    url, options and the like) is dropped. UsageError names the option that cannot be.
+    `settings` are written `engine.explain=always`: a setting's place in the file and its value in
+    YAML. Another engine brings its own defaults: what the file gives for its own engine alone
+    (model, url, options and the like) is dropped. UsageError names the option that cannot be.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - _OPTIONS.keys():
@@ -767,24 +773,50 @@ def with_overrides(scenario: Scenario, **options: Any) -> Scenario:
     if "engine" in given and given["engine"] not in ENGINES:
         known = _meant(str(given["engine"]), list(ENGINES))
         raise UsageError(f"--engine: {given['engine']!r} is not known ({known})")
+    places = {f"--{name.replace('_', '-')}": _OPTIONS[name] for name in given}
+    values = dict(zip(places, given.values(), strict=True))
+    for setting in settings:
+        name, place, value = _setting(setting)
+        places[name], values[name] = place, value
     data = scenario.model_dump()
     if given.get("engine", scenario.engine.name) != scenario.engine.name:
         own = ("model", "profile", "url", "workers", "recording", "options")
         unset = Engine().model_dump()
         data["engine"] |= {name: unset[name] for name in own}
-    for name, value in given.items():
-        *above, last = _OPTIONS[name]
+    for name, place in places.items():
         inside = data
-        for part in above:
-            inside = inside[part]
-        inside[last] = value
+        for part in place[:-1]:
+            inside = inside.get(part)  # type: ignore[assignment]
+            if not isinstance(inside, dict):
+                raise UsageError(f"{name}: there is no such setting")
+        inside[place[-1]] = values[name]
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:
-        raise UsageError(_objection(error, given)) from error
+        raise UsageError(_objection(error, places)) from error
 
 
-def _objection(error: ValidationError, given: Mapping[str, Any]) -> str:
+def _setting(text: str) -> tuple[str, tuple[str, ...], Any]:
+    """`engine.explain=always` -> its name in messages, its place, its value."""
+    path, sign, value = text.partition("=")
+    place = tuple(part.strip() for part in path.split("."))
+    if not sign or not all(place):
+        raise UsageError(f"--set {text!r}: write it as engine.explain=always")
+    name = f"--set {'.'.join(place)}"
+    if place[0] not in SETTINGS:
+        known = _meant(place[0], list(SETTINGS))
+        raise UsageError(f"{name}: there is no such setting ({known})")
+    try:
+        return name, place, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}: {value!r} is no value in YAML") from error
+
+
+SETTINGS = ("sampling", "budget", "alarm", "engine", "connections", "speed", "clock", "duration")
+"""What `settings` may change; what the cameras show is the scenario itself."""
+
+
+def _objection(error: ValidationError, places: Mapping[str, tuple[str, ...]]) -> str:
     """The first objection, under the name of the option that caused it."""
     detail = error.errors(include_url=False)[0]
     place, text = detail["loc"], detail["msg"].removeprefix("Value error, ")
@@ -795,7 +827,9 @@ def _objection(error: ValidationError, given: Mapping[str, Any]) -> str:
         text = f"{_dotted(place)}: {conflict.message}"
     elif detail["type"] == "literal_error":
         text = "must be " + str(detail["ctx"]["expected"])
-    named = [o for o in given if place[: len(_OPTIONS[o])] == _OPTIONS[o]]
+    elif detail["type"] == "extra_forbidden":
+        text = "there is no such setting"
+    named = [o for o, at in places.items() if place[: len(at)] == at]
     # fires, phases and windows after the end are the duration's fault
-    named = named or [o for o in given if o == "duration"] or list(given)
-    return ", ".join(f"--{o.replace('_', '-')}" for o in named) + f": {text}"
+    named = named or [o for o in places if o == "--duration"] or list(places)
+    return ", ".join(named) + f": {text}"

@@ -1,0 +1,85 @@
+"""One scenario played several ways, and how the ways compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from earlyfire_stream.bench import variants
+from earlyfire_stream.cli import app
+from earlyfire_stream.errors import UsageError
+from earlyfire_stream.scenario.load import loads
+
+QUICK = """
+earlyfire: 1
+name: quick
+clock: virtual
+duration: 60s
+cameras:
+  - {id: north, source: {kind: synthetic}, cadence: 1s, fires: [{id: oak, onset: 20s}]}
+  - {id: south, source: {kind: synthetic}, cadence: 1s}
+sampling: {policy: every}
+engine: {name: simulated, profile: perfect}
+"""
+
+
+def scenario_file(folder: Path) -> Path:
+    path = folder / "quick.yaml"
+    path.write_text(QUICK, encoding="utf-8")
+    return path
+
+
+def test_every_engine_is_combined_with_every_sampling_and_prompt() -> None:
+    scenario = loads(QUICK).scenario
+    chosen = variants(scenario, ["simulated", "baseline"], ["fixed:5s"], ["v1", "v1-literal"])
+    assert [v.name for v in chosen] == [
+        "simulated fixed:5s v1",
+        "simulated fixed:5s v1-literal",
+        "baseline fixed:5s v1",
+        "baseline fixed:5s v1-literal",
+    ]
+    last = chosen[-1].scenario
+    assert (last.engine.name, last.engine.prompt) == ("baseline", "v1-literal")
+    assert (last.sampling.policy, last.sampling.idle) == ("fixed", 5.0)
+
+
+def test_nothing_named_is_the_scenario_as_it_stands() -> None:
+    scenario = loads(QUICK).scenario
+    (only,) = variants(scenario, [])
+    assert (only.name, only.scenario) == ("simulated", scenario)
+
+
+def test_a_sampling_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(UsageError, match="--sampling 'fixed:soon'"):
+        variants(loads(QUICK).scenario, [], ["fixed:soon"])
+
+
+def test_two_prompts_are_played_on_the_same_frames_and_held_against_each_other(
+    tmp_path: Path,
+) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", str(scenario_file(tmp_path)), "--prompt", "v1,v1-literal",
+         "--out", str(tmp_path / "runs")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    # what the perfect profile says does not depend on the prompt: the same on all 120 frames
+    assert (
+        "v1-literal: 120 frames in common with v1, the same verdict on 120, smoke seen by v1 "
+        "alone on 0, by it alone on 0, no verdict from it on 0; right where the other is wrong: "
+        "v1 0, it 0 (McNemar p = 1); 0.00 s slower (median)" in result.output
+    )
+    assert len(list((tmp_path / "runs").glob("*/score.json"))) == 2
+
+
+def test_a_setting_that_cannot_be_is_told_before_anything_is_played(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", str(scenario_file(tmp_path)), "--prompt", "v1,v2",
+         "--out", str(tmp_path / "runs")],
+    )  # fmt: skip
+    assert isinstance(result.exception, UsageError)
+    assert "there is no prompt 'v2'; did you mean 'v1'?" in str(result.exception)
+    assert not (tmp_path / "runs").exists()
