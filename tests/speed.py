@@ -7,34 +7,40 @@ beside the same work done by the bare library.
 from __future__ import annotations
 
 import asyncio
+import base64
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import aiohttp
 import aiomqtt
 import cv2
 import numpy as np
+import orjson
 from rich.console import Console
 from rich.table import Table
 
-from earlyfire_stream import records, run
+from earlyfire_stream import engines, records, run
 from earlyfire_stream.clock import Clock, virtual_run
 from earlyfire_stream.consumer import Consumer, _decode
+from earlyfire_stream.contract import prompt
 from earlyfire_stream.engines.base import Check, Reply, Request, Traits
 from earlyfire_stream.frames import Capture, frame_topic, wrap
 from earlyfire_stream.live.tally import Tally
 from earlyfire_stream.records import AlarmRecord, FrameRecord
+from earlyfire_stream.scenario import models
 from earlyfire_stream.scenario.load import loads
 from earlyfire_stream.tokens import fit
 from earlyfire_stream.transport.address import BrokerAddress
 from earlyfire_stream.transport.broker import embedded_broker
 from earlyfire_stream.transport.mqtt import MqttInlet
+from earlyfire_stream.verdict import CoordSpace
 
 RUN = "speed"
 FRAMES = 4000
@@ -323,6 +329,181 @@ def virtual(table: Table, folder: Path) -> None:
     )
 
 
+# --- client overhead -----------------------------------------------------------------------------
+
+AT_A_TIME = 32
+LOOKS = 3000
+ANSWER = ("{", '"', "has", "_smoke", '":', " false", ",", ' "bbox', "_2d", '":', " null", "}")
+
+
+def null_reply(streamed: bool) -> bytes:
+    """What vLLM sends for a short no, in one piece."""
+
+    def chunk(said: dict[str, object], finish: str | None) -> dict[str, object]:
+        choice = {"index": 0, "delta": said, "logprobs": None, "finish_reason": finish}
+        return {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 1,
+                "model": "null", "choices": [choice]}  # fmt: skip
+
+    usage = {"prompt_tokens": 1300, "completion_tokens": len(ANSWER), "total_tokens": 1312}
+    if not streamed:
+        message = {"role": "assistant", "content": "".join(ANSWER)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = orjson.dumps({"model": "null", "choices": [choice], "usage": usage})
+        head = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        return b"HTTP/1.1 200 OK\r\n" + head.encode() + body
+    events = [chunk({"role": "assistant", "content": ""}, None)]
+    events += [chunk({"content": token}, None) for token in ANSWER]
+    events += [chunk({"content": ""}, "stop"), chunk({}, None) | {"choices": [], "usage": usage}]
+    parts = [b"data: " + orjson.dumps(event) + b"\n\n" for event in events]
+    parts.append(b"data: [DONE]\n\n")
+    head = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    return b"HTTP/1.1 200 OK\r\n" + head.encode() + chunks + b"0\r\n\r\n"
+
+
+class NullServer(asyncio.Protocol):
+    """Counts a body's bytes and answers: as little as a server can do."""
+
+    def __init__(self, reply: bytes) -> None:
+        self.reply = reply
+        self.head = b""
+        self.left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.left == 0:
+            self.head += data
+            head, mark, body = self.head.partition(b"\r\n\r\n")
+            if not mark:
+                return
+            self.head = b""
+            if head.startswith(b"GET"):
+                models = b'{"object":"list","data":[{"id":"null"}]}'
+                self.transport.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(models), models)
+                )
+                return
+            length = next(
+                line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+            )
+            self.left, data = int(length.split(b":")[1]), body
+        self.left -= len(data)
+        if self.left == 0:
+            self.transport.write(self.reply)
+
+
+def serve_null(streamed: bool, ports: multiprocessing.Queue[int]) -> None:
+    """A process of its own."""
+
+    async def serve() -> None:
+        reply = null_reply(streamed)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: NullServer(reply), "127.0.0.1", 0)
+        ports.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+async def many(look: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+    """(requests/s, CPU ms a request) with so many at a time."""
+    left = iter(range(LOOKS))
+
+    async def work() -> None:
+        for _ in left:
+            await look()
+
+    began, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(work() for _ in range(AT_A_TIME)))
+    cpu = time.process_time() - cpu
+    return LOOKS / (time.perf_counter() - began), cpu / LOOKS * 1e3
+
+
+async def overhead(url: str, jpeg: bytes, streamed: bool, table: Table) -> None:
+    """The openai engine beside aiohttp alone: the same picture, prompt and fields."""
+    asked = prompt("v1", CoordSpace.RESIZED_ABS)
+    clock = Clock()
+    settings = models.Engine(name="openai", url=url, options={"coord_space": "resized_abs"})
+    seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "encoding": [], "bare": []}
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(engines.create(settings, clock))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
+
+        def body() -> dict[str, object]:
+            uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+            picture = {"type": "image_url", "image_url": {"url": uri}}
+            text = {"type": "text", "text": asked.user(1288, 728)}
+            form = {"name": "verdict", "schema": asked.schema, "strict": True}
+            return {
+                "model": "null",
+                "messages": [
+                    {"role": "system", "content": asked.system},
+                    {"role": "user", "content": [picture, text]},
+                ],
+                "max_tokens": 96, "temperature": 0.0, "top_p": 1.0, "stream": True, "seed": 0,
+                "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 5,
+                "response_format": {"type": "json_schema", "json_schema": form},
+            }  # fmt: skip
+
+        async def ours() -> None:
+            request = Request(
+                camera="cam", seq=0, captured_at=0.0, image=None, jpeg=jpeg, visual_tokens=1196,
+                system=asked.system, user=asked.user(1288, 728), schema=asked.schema,
+                deadline_ns=clock.wall_ns() + 30_000_000_000,
+            )  # fmt: skip
+            reply = await engine.infer(request)
+            assert reply.output_tokens == len(ANSWER)
+
+        async def encoding() -> None:
+            async with session.post(f"{url}/chat/completions", json=body()) as response:
+                await response.read()
+
+        ready = orjson.dumps(body())
+        headers = {"Content-Type": "application/json"}
+
+        async def bare() -> None:
+            async with session.post(
+                f"{url}/chat/completions", data=ready, headers=headers
+            ) as response:
+                await response.read()
+
+        for _ in range(ROUNDS):
+            for name, look in (("ours", ours), ("encoding", encoding), ("bare", bare)):
+                seconds[name].append(await many(look))
+    told = {
+        name: (statistics.median(r for r, _ in found), statistics.median(c for _, c in found))
+        for name, found in seconds.items()
+    }
+    for name, what in (("encoding", "encoding each image"), ("bare", "body encoded before")):
+        table.add_row(
+            f"openai engine, 100 KB images, {'a stream' if streamed else 'one object'} back",
+            f"{told['ours'][0]:,.0f} requests/s, {told['ours'][1]:.2f} CPU ms",
+            f"{told[name][0]:,.0f} requests/s, {told[name][1]:.2f} CPU ms, aiohttp, {what}",
+            f"{told['ours'][0] / told[name][0]:.2f}",
+        )
+
+
+def client_overhead(table: Table) -> None:
+    jpeg = noise_jpeg(1280, 720, 100_000)
+    spawn = multiprocessing.get_context("spawn")
+    for streamed in (True, False):
+        ports = spawn.Queue()
+        process = spawn.Process(target=serve_null, args=(streamed, ports), daemon=True)
+        process.start()
+        try:
+            url = f"http://127.0.0.1:{ports.get()}/v1"
+            asyncio.run(overhead(url, jpeg, streamed, table))
+        finally:
+            process.terminate()
+            process.join()
+
+
 def main() -> None:
     table = Table(box=None, pad_edge=False, header_style="dim", title="harness speed")
     for title in ("", "ours", "baseline, same run", "ratio"):
@@ -342,6 +523,8 @@ def main() -> None:
             )
         console.print("decoding …")
         decoding(table)
+        console.print("client overhead …")
+        client_overhead(table)
         console.print("virtual time …")
         virtual(table, folder)
     console.print(table)

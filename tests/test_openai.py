@@ -316,7 +316,7 @@ async def test_a_model_that_never_answers_ends_in_a_timeout() -> None:
 @pytest.mark.parametrize("says", [b"<html>", b"[]", b"{}", b'{"data": 3}', b"x" * 5_000_000])
 async def test_another_kind_of_server_is_told_apart(says: bytes) -> None:
     async with FakeOpenAI(models_say=says) as server:
-        with pytest.raises(EngineBroken, match="no OpenAI-compatible server|more than"):
+        with pytest.raises(EngineBroken, match=r"no OpenAI-compatible server|more than"):
             async with opened(server):
                 pass
 

@@ -566,9 +566,13 @@ _NAMES = {
 
 
 def _series_of(text: str) -> dict[str, float]:
+    try:
+        families = list(text_string_to_metric_families(text))
+    except (ValueError, IndexError, KeyError) as error:  # what its parser raises on nonsense
+        raise EngineBroken(f"that is not Prometheus's format: {words(error)}") from error
     return {
         series(sample.name, **sample.labels): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in families
         for sample in family.samples
         if math.isfinite(sample.value)
     }
