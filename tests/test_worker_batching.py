@@ -19,6 +19,7 @@ from earlyfire_stream.worker.batching import (
     Full,
     Job,
     Line,
+    ModelFailed,
     Place,
     RowFailed,
     Stopping,
@@ -438,8 +439,7 @@ def test_what_had_been_said_before_the_memory_ran_out_is_not_said_twice() -> Non
 
     desk = at_the_desk(test, FakeModel(most_rows=2, fails_after=2))
     assert [len(names) for _, names in desk.model.batches] == [4, 2, 2]
-    # what is prepared is used up by an answer that had begun
-    assert sorted(desk.model.prepared) == ["r0", "r0", "r1", "r1", "r2", "r2", "r3", "r3"]
+    assert sorted(desk.model.prepared) == ["r0", "r1", "r2", "r3"]
 
 
 def test_a_second_try_that_says_something_else_is_a_failure_not_a_mixture() -> None:
@@ -454,7 +454,7 @@ def test_a_second_try_that_says_something_else_is_a_failure_not_a_mixture() -> N
         answers = await asyncio.gather(
             *(desk.ask(f"r{n}") for n in range(2)), return_exceptions=True
         )
-        assert ["another answer" in str(answer) for answer in answers] == [True, True]
+        assert [type(answer) for answer in answers] == [ModelFailed] * 2
 
     at_the_desk(test, Fickle(most_rows=1, fails_after=1))
 
@@ -501,7 +501,7 @@ def test_a_model_that_fails_is_examined_and_goes_on_if_it_can() -> None:
         model.error = None
 
     async def test(desk: Desk) -> None:
-        with pytest.raises(RuntimeError, match="device-side assert"):
+        with pytest.raises(ModelFailed):
             await desk.ask("first")
         assert await desk.ask("second") == ANSWER
 
@@ -554,7 +554,7 @@ def test_an_answer_without_an_end_is_a_failure() -> None:
             return Timings()
 
     async def test(desk: Desk) -> None:
-        with pytest.raises(RuntimeError, match="without an end"):
+        with pytest.raises(ModelFailed):
             await desk.ask("r0")
 
     at_the_desk(test, Mute())

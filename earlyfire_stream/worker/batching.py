@@ -17,7 +17,18 @@ seconds of the loop's clock.
 
 from __future__ import annotations
 
-__all__ = ["Batcher", "Full", "Job", "Line", "Place", "RowFailed", "Stopping", "TooBig", "Watcher"]
+__all__ = [
+    "Batcher",
+    "Full",
+    "Job",
+    "Line",
+    "ModelFailed",
+    "Place",
+    "RowFailed",
+    "Stopping",
+    "TooBig",
+    "Watcher",
+]
 
 import asyncio
 import logging
@@ -52,6 +63,10 @@ class TooBig(Exception):
 
 class RowFailed(Exception):
     """The model could not end this row's answer; the text says why."""
+
+
+class ModelFailed(Exception):
+    """Nobody expected that; the log says why."""
 
 
 class Sized(Protocol):
@@ -263,8 +278,8 @@ class Watcher(Protocol):
 class Job(Generic[A, P]):
     """One request from its arrival to its last piece: `async for piece in job`.
 
-    Iterating raises what kept it from being answered: what `prepare` or `answer` raised, TooBig or
-    Stopping. The instants are 0 until they come.
+    Iterating raises what kept it from being answered: what `prepare` raised, RowFailed, TooBig,
+    ModelFailed or Stopping. The instants are 0 until they come.
     """
 
     ask: A
@@ -318,7 +333,8 @@ class Job(Generic[A, P]):
             return
         if self._again:
             if not self._again.startswith(piece.text) or piece.finish is not None:
-                self.fail(RuntimeError("a second try gave another answer than the first"), now)
+                log.error("a second try gave another answer than %r", self.text)
+                self.fail(ModelFailed(), now)
                 return
             self._again = self._again[len(piece.text) :]
             return
@@ -454,12 +470,6 @@ class Batcher(Generic[A, P]):
             self._watcher.prepared(job.prepare_s)
         self._moved()
 
-    async def _prepare_again(self, job: Job[A, P]) -> None:
-        try:
-            job.prepared = await self._prepare(job.ask)
-        except Exception as why:
-            job.fail(why, _now())
-
     async def _keep_answering(self) -> None:
         while True:
             self._wake.clear()
@@ -508,25 +518,23 @@ class Batcher(Generic[A, P]):
             if len(jobs) == 1:
                 jobs[0].fail(TooBig(), _now())
                 return
-            if why.emitted:
-                # what was prepared is used up, grammar and all
-                await asyncio.gather(*(self._prepare_again(job) for job in jobs if not job.done))
             half = (len(jobs) + 1) // 2
             await self._answer_all(jobs[:half])
             await self._answer_all(jobs[half:])
             return
-        except Exception as why:
+        except Exception:
             log.exception("a batch of %d failed", len(jobs))
             for job in jobs:
-                job.fail(why, _now())
+                job.fail(ModelFailed(), _now())
             if self._on_broken is not None:
                 await self._on_broken()
             return
         self.line.fitted(len(jobs))
         self._watcher.batch_ended(timings)
         for job in jobs:
-            if not job.gone:
-                job.fail(RuntimeError("the model ended without an end of the answer"), _now())
+            if not job.done and not job.gone:
+                log.error("the model came to an end without an end of the answer")
+                job.fail(ModelFailed(), _now())
 
 
 def _now() -> float:

@@ -23,6 +23,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from earlyfire_stream.errors import UsageError
 from earlyfire_stream.worker.loading import ModelSettings, load_model
 from earlyfire_stream.worker.service import KEY_VARIABLE, ModelBroken, Service, WorkerSettings
 
@@ -76,18 +77,22 @@ def worker(
     ] = False,
 ) -> None:
     """Serve a Qwen-VL model over HTTP, for `--engine hf` and any OpenAI client."""
+    try:
+        which = ModelSettings(
+            model=model,
+            dtype=dtype,
+            device=device,
+            attention=attention,
+            four_bit=four_bit,
+            min_visual_tokens=min_visual_tokens,
+            max_visual_tokens=max_visual_tokens,
+            revision=revision,
+        )
+    except ValueError as why:
+        raise UsageError(str(why)) from why
     serve(
         WorkerSettings(
-            ModelSettings(
-                model=model,
-                dtype=dtype,
-                device=device,
-                attention=attention,
-                four_bit=four_bit,
-                min_visual_tokens=min_visual_tokens,
-                max_visual_tokens=max_visual_tokens,
-                revision=revision,
-            ),
+            which,
             host=host,
             port=port,
             max_batch=max_batch,

@@ -10,7 +10,15 @@ __all__ = ["Metrics", "Outcome"]
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 
 from earlyfire_stream import __version__
 from earlyfire_stream.worker.ask import Card, Timings
@@ -43,6 +51,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         reg = self.registry
+        ProcessCollector(registry=reg)
         requests = Counter(
             "earlyfire_worker_requests", "Chat requests by outcome", ["outcome"], registry=reg
         )
@@ -82,9 +91,7 @@ class Metrics:
             "Rows given up in mid-answer, their client gone",
             registry=reg,
         )
-        memory = Gauge(
-            "earlyfire_worker_memory_bytes", "Memory of the device", ["kind"], registry=reg
-        )
+        memory = Gauge("earlyfire_worker_memory_bytes", "Memory of the GPU", ["kind"], registry=reg)
         self._memory = {kind: memory.labels(kind) for kind in ("used", "peak", "total")}
         self.inflight = Gauge(
             "earlyfire_worker_inflight_requests", "Requests with the model", registry=reg
@@ -104,11 +111,12 @@ class Metrics:
     def request(self, outcome: Outcome) -> None:
         self._requests[outcome].inc()
 
-    def loaded(self, card: Card) -> None:
+    def loaded(self, name: str, card: Card) -> None:
+        """`name` as clients know it; the card may know a folder of this host."""
         self._info.info(
             {
                 "version": __version__,
-                "model": card.model,
+                "model": name,
                 "family": card.family,
                 "dtype": card.dtype,
                 "device": card.device,

@@ -19,6 +19,7 @@ import ipaddress
 import logging
 import os
 import queue
+import re
 import secrets
 import socket
 import threading
@@ -43,6 +44,7 @@ from earlyfire_stream.worker.batching import (
     Full,
     Job,
     Line,
+    ModelFailed,
     RowFailed,
     Stopping,
     TooBig,
@@ -119,8 +121,11 @@ class WorkerSettings:
             )
         if not 0 <= self.wait_ms < 60_000 or not 0 <= self.grace_s < 86_400:
             raise UsageError("the wait and the grace must be at least 0 and not for ever")
-        if self.key is not None and (not self.key.strip() or not self.key.isprintable()):
-            raise UsageError(f"{KEY_VARIABLE} is set, but is no key")
+        if self.key is not None and not re.fullmatch("[!-~]+", self.key):
+            # what else there is does not pass every client's headers
+            raise UsageError(
+                f"{KEY_VARIABLE} is set, but is no key: ASCII characters, no spaces, at least one"
+            )
         if self.key is None and not _is_loopback(self.host):
             raise UsageError(
                 f"listening on {self.host} lets other machines in: "
@@ -236,13 +241,17 @@ class _ModelThread:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
-        self.busy = False
+        self._begun = self._ended = 0
+
+    @property
+    def busy(self) -> bool:
+        """It works, or has work to do."""
+        return self._begun > self._ended
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            self.busy = True
             call()
-            self.busy = False
+            self._ended += 1
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()
@@ -268,6 +277,7 @@ class _ModelThread:
             except RuntimeError:
                 log.info("the model came to an end after the service did")
 
+        self._begun += 1
         self._calls.put(call)
         return await future
 
@@ -375,7 +385,7 @@ class Service:
                 return
             self._brain = loading.result()
             batching = asyncio.create_task(self._batcher.run(), name="batches")
-            self.metrics.loaded(self._card())
+            self.metrics.loaded(self.settings.name, self._card())
             self._state = _State.READY
             self.ready.set()
             await asyncio.wait({stopped, batching, broke}, return_when=asyncio.FIRST_COMPLETED)
@@ -446,7 +456,7 @@ class Service:
         except Exception as why:
             refused = _refusal(why)
             outcome = refused.outcome
-            if refused.status == 500 and not isinstance(why, RowFailed):
+            if refused.status == 500 and not isinstance(why, RowFailed | ModelFailed):
                 log.error("a request failed", exc_info=why)
             return refused.response()
         finally:
