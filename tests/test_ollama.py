@@ -12,12 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import ollama
+import orjson
 import pytest
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines import create
-from earlyfire_stream.engines.base import Request
+from earlyfire_stream.engines.base import Gauged, Request
 from earlyfire_stream.engines.ollama import OllamaEngine, server_url
 from earlyfire_stream.engines.streaming import coord_space
 from earlyfire_stream.errors import (
@@ -161,6 +162,7 @@ async def test_the_token_range_follows_the_version(version: str, least: int) -> 
     async with FakeOllama(version=version) as server, opened(server) as (engine, _):
         assert engine.traits.min_tokens == least
         assert engine.traits.resize_mode is ResizeMode.STRETCH
+        assert engine.traits.seeks_knee
 
 
 async def test_a_missing_model_is_refused_with_the_command_that_pulls_it() -> None:
@@ -248,6 +250,30 @@ async def test_a_reply_brings_text_counts_and_seconds() -> None:
         assert parsed.verdict is not None
         assert parsed.verdict.box is not None
         assert parsed.verdict.box.corners == pytest.approx((0.25, 0.25, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("huge", [2**53 + 1, 2**64 - 1, 10**30, -1, True, "12", None, [1]])
+async def test_a_number_that_no_record_holds_is_left_out(huge: Any) -> None:
+    names = ("prompt_eval_count", "eval_count", "prompt_eval_duration", "total_duration")
+    async with FakeOllama() as server, opened(server) as (engine, clock):
+        server.script.append(Answer(NO, final=dict.fromkeys(names, huge)))
+        reply = await engine.infer(request(clock))
+        assert (reply.text, reply.prompt_tokens, reply.output_tokens) == (NO, None, None)
+        assert reply.server == {"load_s": 0.01, "generate_s": 0.1}
+        orjson.dumps(reply, option=orjson.OPT_SERIALIZE_DATACLASS)
+
+
+async def test_a_finish_of_a_megabyte_is_shortened() -> None:
+    async with FakeOllama() as server, opened(server) as (engine, clock):
+        server.script.append(Answer(NO, done_reason="\x1b[31m" + "x" * 900_000))
+        assert (await engine.infer(request(clock))).finish == "[31m" + "x" * 36
+
+
+async def test_looks_one_after_another_share_a_connection() -> None:
+    async with FakeOllama() as server, opened(server) as (engine, clock):
+        for _ in range(5):
+            await engine.infer(request(clock))
+        assert len(server.connections) == 1
 
 
 async def test_the_decision_is_dated_at_its_token_and_not_at_the_end() -> None:
@@ -403,6 +429,46 @@ async def test_looks_run_side_by_side() -> None:
         assert (await engine.infer(request(clock, seq=2))).text == NO
         gate.set()
         assert (await slow).text == YES
+
+
+# --- what it has loaded --------------------------------------------------------------------------
+
+
+async def test_what_it_has_loaded_is_told_by_series() -> None:
+    async with FakeOllama() as server, opened(server) as (engine, _):
+        assert isinstance(engine, Gauged)
+        assert await engine.gauges() == {
+            "ollama_models_loaded": 1.0,
+            'ollama_model_size_bytes{model="qwen2.5vl:7b"}': 5_969_245_856.0,
+            'ollama_model_vram_bytes{model="qwen2.5vl:7b"}': 5_000_000_000.0,
+            'ollama_model_context_tokens{model="qwen2.5vl:7b"}': 4096.0,
+        }
+
+
+@pytest.mark.parametrize(
+    ("says", "count"),
+    [
+        ({"models": []}, 0.0),
+        ({"models": None}, 0.0),
+        ({}, 0.0),
+        ({"models": [3, None]}, 0.0),
+        ({"models": [{"name": ["x"], "size": 10**30, "size_vram": -1}]}, 1.0),
+    ],
+)
+async def test_odd_words_about_what_is_loaded_are_left_out(
+    says: dict[str, Any], count: float
+) -> None:
+    async with FakeOllama(ps=says) as server, opened(server) as (engine, _):
+        assert await engine.gauges() == {"ollama_models_loaded": count}
+
+
+async def test_a_server_that_cannot_be_asked_gives_no_gauges_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with FakeOllama() as server, opened(server) as (engine, _):
+        await server.stop()
+        assert [await engine.gauges() for _ in range(3)] == [{}, {}, {}]
+    assert len([r for r in caplog.records if "has loaded" in r.getMessage()]) == 1
 
 
 # --- doctor --------------------------------------------------------------------------------------

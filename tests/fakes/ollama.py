@@ -17,6 +17,7 @@ import json
 import math
 import re
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -63,6 +64,8 @@ class Answer:
     """None: what `format` asks for."""
     fault: Fault = Fault.NONE
     done_reason: str = "stop"
+    final: Mapping[str, Any] = field(default_factory=dict)
+    """Over what the final line usually tells."""
     true_probability: float | None = None
     """Sent as logprobs where the request asks for them."""
     gate: asyncio.Event | None = None
@@ -80,16 +83,34 @@ class FakeOllama:
     needs_images: bool = True
     script: deque[Answer] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
+    """Ports that requests to /api/chat came from."""
     cancelled: int = 0
     """Streams whose reader went away."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when one did."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request to /api/chat came."""
+    ps: dict[str, Any] | None = None
+    """What /api/ps says; None: the model is loaded."""
     url: str = ""
+    port: int = 0
+    """0: any; the same again when it is started again."""
     _runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_get("/api/version", self._version)
         app.router.add_get("/api/tags", self._tags)
@@ -99,19 +120,16 @@ class FakeOllama:
         app.router.add_post("/api/generate", self._generate)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
+        self.port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+    async def stop(self) -> None:
+        """Every connection is closed, and nobody answers any more."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     # --- what it says of itself ---
 
@@ -132,6 +150,8 @@ class FakeOllama:
         return web.json_response({"models": [self._entry()]})
 
     async def _ps(self, request: web.Request) -> web.Response:
+        if self.ps is not None:
+            return web.json_response(self.ps)
         loaded = {
             "size_vram": 5_000_000_000,
             "expires_at": "2026-01-01T00:30:00Z",
@@ -168,6 +188,8 @@ class FakeOllama:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
+        assert request.transport is not None
+        self.connections.add(request.transport.get_extra_info("peername")[1])
         self.asked.set()
         answer = self.script.popleft() if self.script else Answer()
         if not body.get("model"):
@@ -264,7 +286,8 @@ class FakeOllama:
             await send(line)
         if answer.fault in (Fault.NO_FINAL, Fault.REPEAT):
             return response
-        await send(self._final(answer.done_reason, "", 1300, len(tokens)))
+        final = self._final(answer.done_reason, "", 1300, len(tokens))
+        await send(final | dict(answer.final))
         return response
 
     def _final(self, reason: str, content: str, prompt: int, output: int) -> dict[str, Any]:
