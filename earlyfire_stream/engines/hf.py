@@ -44,9 +44,9 @@ from earlyfire_stream.errors import (
 )
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace
-from earlyfire_stream.worker.loading import NEEDS_GB
+from earlyfire_stream.worker.loading import NEEDS_GB, free_bytes, memory_advice
 
-__all__ = ["Gpu", "HfEngine", "HfOptions", "free_memory", "gpus"]
+__all__ = ["Gpu", "HfEngine", "HfOptions", "gpus"]
 
 log = logging.getLogger(__name__)
 
@@ -472,21 +472,7 @@ def _free(cards: Sequence[Gpu]) -> tuple[int, bool]:
     """Free memory, and whether it is a GPU's."""
     if cards:
         return max(card.free_bytes for card in cards), True
-    return free_memory(), False
-
-
-def free_memory() -> int:
-    """Bytes that a new process could have; 0 where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        return 0
+    return free_bytes("cpu") or 0, False
 
 
 # --- the model's files and memory ----------------------------------------------------------------
@@ -541,18 +527,9 @@ def _check_model(model: str) -> Check:
 
 
 def _check_memory(model: str, four_bit: bool, device: Device) -> Check:
-    free_gb = device.free_bytes / 1e9
     told = ", ".join(f"{size}B {gb} GB (4 bit {less})" for size, gb, less in NEEDS_GB)
-    found = f"{free_gb:.1f} GB free {'on the GPU' if device.gpu else 'in main memory'}; {told}"
+    place = "on the GPU" if device.gpu else "in main memory"
+    found = f"{device.free_bytes / 1e9:.1f} GB free {place}; Qwen2.5-VL needs {told}"
     named = re.search(r"(\d+)b\b", model.lower())
-    needs = [row for row in NEEDS_GB if named and row[0] == int(named[1])]
-    if not needs or free_gb >= needs[0][2 if four_bit else 1]:
-        return Check("memory for Qwen2.5-VL", True, found)
-    smaller = [size for size, gb, _ in NEEDS_GB if size < needs[0][0] and free_gb >= gb]
-    if device.gpu and not four_bit and free_gb >= needs[0][2]:
-        remedy = "load it in 4 bit: --set engine.options.four_bit=true"
-    elif smaller:
-        remedy = f"use a smaller one: --model Qwen/Qwen2.5-VL-{smaller[-1]}B-Instruct"
-    else:
-        remedy = "use a machine with more memory: --worker http://there:8100"
-    return Check("memory for Qwen2.5-VL", False, found, remedy)
+    advice = memory_advice(float(named[1]), four_bit, device.free_bytes) if named else None
+    return Check("memory for the model", advice is None, found, advice or "")

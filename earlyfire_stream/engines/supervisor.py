@@ -33,6 +33,7 @@ __all__ = ["Supervisor", "pause_before_restart"]
 
 log = logging.getLogger(__name__)
 
+STDIN, STDOUT, STDERR = 0, 1, 2
 MOST_RESTARTS = 5
 WINDOW_S = 600.0
 """A worker that ends more often than that in this time does not mend itself."""
@@ -178,55 +179,50 @@ class Supervisor:
             log.warning("the worker is back, start %d", self.restarts + 1)
 
 
-class _Worker:
-    """One process. `stop` leaves nothing of it."""
+class _Worker(asyncio.SubprocessProtocol):
+    """One process. `stop` leaves nothing of it.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._process = process
-        self._stdin = process.stdin
-        """Its guard: never written to."""
+    A protocol, not asyncio's Process: that one's `wait` may not return while a child of the child
+    holds its pipes open (Python 3.11).
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._silent: asyncio.Future[None] = loop.create_future()
+        """Done when nothing can be heard any more."""
+        self._listening: asyncio.Future[URL] = loop.create_future()
         self._said: deque[str] = deque(maxlen=LAST_LINES)
-        self._listening: asyncio.Future[URL] = asyncio.get_running_loop().create_future()
-        self._readers = (
-            asyncio.create_task(_read(process.stdout, self._learn), name="worker stdout"),
-            asyncio.create_task(_read(process.stderr, self._hear), name="worker stderr"),
-        )
+        self._rest = {STDOUT: b"", STDERR: b""}
+        self._transport: asyncio.SubprocessTransport
 
     @classmethod
     async def begin(cls, command: Sequence[str], environ: Mapping[str, str]) -> _Worker:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environ,
-                process_group=0,
+            _, worker = await asyncio.get_running_loop().subprocess_exec(
+                cls, *command, env=environ, process_group=0
             )
         except OSError as why:
             raise EngineUnavailable(f"the worker cannot be started: {why}") from why
-        return cls(process)
+        return worker
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process.returncode is None else None
+        return None if self._exited.done() else self._transport.get_pid()
 
     async def ended(self) -> int:
-        return await self._process.wait()
+        """Its exit code, negative for a signal."""
+        return await asyncio.shield(self._exited)
 
     async def ready(self, within_s: float) -> URL:
         """Where it stands, once its model is loaded. EngineUnavailable if it does not get there."""
         ready = asyncio.create_task(self._until_ready(), name="worker ready")
-        ended = asyncio.create_task(self.ended(), name="worker ended")
         try:
             done, _ = await asyncio.wait(
-                (ready, ended), timeout=within_s, return_when=asyncio.FIRST_COMPLETED
+                (ready, self._exited), timeout=within_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if ended in done:
-                how = _how(ended.result())
+            if self._exited.done():
+                how = _how(self._exited.result())
                 raise EngineUnavailable(f"the worker {how}{await self.last_words()}")
             if ready in done:
                 return ready.result()
@@ -235,9 +231,8 @@ class _Worker:
                 f"{await self.last_words()}"
             )
         finally:
-            for task in (ready, ended):
-                task.cancel()
-            await asyncio.gather(ready, ended, return_exceptions=True)
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
 
     async def _until_ready(self) -> URL:
         address = await asyncio.shield(self._listening)
@@ -254,49 +249,60 @@ class _Worker:
 
     async def last_words(self) -> str:
         """`: line | line`, of a process that has ended or is stuck; empty if it said nothing."""
-        if self.pid is None:
-            await asyncio.wait(self._readers, timeout=LAST_WORDS_S)
+        if self._exited.done():
+            await asyncio.wait((self._silent,), timeout=LAST_WORDS_S)
         return f": {' | '.join(self._said)}" if self._said else ""
 
     async def stop(self) -> None:
         """Asked first, killed when it does not end; children of its own with it."""
+        group = self._transport.get_pid()
         try:
-            if self.pid is not None:
-                self._stdin.close()
-                _signal(self._process.pid, signal.SIGTERM)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(STOP_S):
-                        await self._process.wait()
+            if not self._exited.done():
+                guard = self._transport.get_pipe_transport(STDIN)
+                if guard is not None:
+                    guard.close()
+                _signal(group, signal.SIGTERM)
+                await asyncio.wait((self._exited,), timeout=STOP_S)
         finally:
             # the group outlives its leader while children of it are left
-            _signal(self._process.pid, signal.SIGKILL)
-            self._stdin.close()
-            for reader in self._readers:
-                reader.cancel()
-            await asyncio.gather(*self._readers, return_exceptions=True)
-            await self._process.wait()
+            _signal(group, signal.SIGKILL)
+            await self._exited
+            self._transport.close()
 
-    def _learn(self, line: str) -> None:
-        """The line that says where it listens; libraries may greet us before."""
-        address = _listening(line)
-        if address is not None and not self._listening.done():
-            self._listening.set_result(address)
+    # --- what asyncio tells ---
 
-    def _hear(self, line: str) -> None:
-        if line := printable(line):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        # progress bars end their lines in CR
+        *lines, rest = re.split(rb"[\r\n]+", self._rest[fd] + data)
+        self._rest[fd] = rest[-LINE_BYTES:]
+        for line in lines:
+            self._take(fd, line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd in self._rest:
+            self._take(fd, self._rest[fd])
+        if fd == STDERR and not self._silent.done():
+            self._silent.set_result(None)
+
+    def process_exited(self) -> None:
+        code = self._transport.get_returncode()
+        assert code is not None
+        self._exited.set_result(code)
+
+    def _take(self, fd: int, raw: bytes) -> None:
+        text = raw.decode("utf-8", "replace")
+        if fd == STDERR and (line := printable(text)):
             self._said.append(line)
             log.info("worker: %s", line)
-
-
-async def _read(stream: asyncio.StreamReader, take: Callable[[str], None]) -> None:
-    """Lines to their end, so that the pipe never fills. Progress bars end theirs in CR."""
-    rest = b""
-    while chunk := await stream.read(65536):
-        *lines, rest = re.split(rb"[\r\n]+", rest + chunk)
-        rest = rest[-LINE_BYTES:]
-        for line in lines:
-            take(line.decode("utf-8", "replace"))
-    take(rest.decode("utf-8", "replace"))
+        elif fd == STDOUT and not self._listening.done():
+            # libraries may greet us before the line that says where it listens
+            address = _listening(text)
+            if address is not None:
+                self._listening.set_result(address)
 
 
 def _listening(line: str) -> URL | None:
