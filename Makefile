@@ -2,10 +2,13 @@
 # touched, except that `make test` installs Mosquitto where it may (root, apt).
 PYTHON ?= python3
 VENV   := .venv
+# What the worker's tests and `make speed-hf` run on; where the package index serves CUDA builds:
+#   make test TORCH="--index-url https://download.pytorch.org/whl/cpu torch"
+TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed sweep overload clean mosquitto
+.PHONY: help install demo test lint format typecheck speed speed-hf sweep overload clean mosquitto
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -14,6 +17,7 @@ help:
 	@echo "make lint       ruff          make typecheck  mypy --strict"
 	@echo "make format     ruff format   make clean      remove $(VENV), runs and caches"
 	@echo "make speed      throughput, lateness and overhead, as ratios measured in one run"
+	@echo "make speed-hf   the Hugging Face worker against the plain loop, on a small model"
 	@echo "make overload   200 cameras, ten minutes, an engine that answers one frame a second"
 	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
 
@@ -25,8 +29,9 @@ $(VENV)/.base: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@echo "== installing what the tests need =="
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e '.[dev]'
+	@echo "== installing what the tests need (torch among it: about two minutes) =="
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar=on $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar=on -e '.[dev,hf]'
 	@touch $@
 
 install: $(VENV)/.base
@@ -62,6 +67,9 @@ typecheck: $(VENV)/.dev
 
 speed: $(VENV)/.dev
 	@$(BIN)/python -m tests.speed
+
+speed-hf: $(VENV)/.dev
+	@$(BIN)/python -m tests.speed_hf
 
 sweep: $(VENV)/.base
 	@$(BIN)/earlyfire bench scenarios/sweep.yaml --sampling fixed:5s,fixed:10s,fixed:30s,adaptive:10s,adaptive:20s,adaptive:30s,adaptive:60s

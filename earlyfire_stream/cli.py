@@ -36,6 +36,7 @@ from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.transport.address import BrokerAddress, read_password
+from earlyfire_stream.worker.command import worker
 
 BAD_INPUT = 2
 THRESHOLD_FAILED = 99
@@ -377,6 +378,9 @@ def _listed(text: str | None) -> list[str] | None:
 def _absolute(path: Path | None) -> str | None:
     """A path of the command line belongs to the folder one is in, not to the scenario's."""
     return None if path is None else str(path.absolute())
+
+
+app.command()(worker)
 
 
 @app.command()

@@ -586,7 +586,7 @@ async def _watch(
     try:
         async with asyncio.TaskGroup() as group:
             beside = [group.create_task(log.failed(), name=f"guard {log.path}") for log in logs]
-            beside.append(group.create_task(_pulse(records_log, clock), name="pulse"))
+            beside.append(group.create_task(_pulse(records_log, clock, consumer), name="pulse"))
             watching = group.create_task(consumer.watch(), name="consumer")
             if playing is not None:
                 await playing  # when it is stopped, it still tells the consumer its last frames
@@ -645,7 +645,7 @@ def _played_s(clock: Clock, scenario: Scenario) -> float:
     return now if scenario.duration is None else min(now, scenario.duration)
 
 
-async def _pulse(log: Log, clock: Clock) -> None:
+async def _pulse(log: Log, clock: Clock, consumer: Consumer) -> None:
     """Note now and then how the process itself fares; in virtual time that would mean nothing."""
     while not clock.virtual:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -655,6 +655,7 @@ async def _pulse(log: Log, clock: Clock) -> None:
             scenario_s=round(clock.now(), 3),
             rss_bytes=_rss_bytes(),
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
+            concurrency=consumer.limit,
         )
         await asyncio.sleep(PULSE_S)
 
