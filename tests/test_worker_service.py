@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiohttp.web
 import cv2
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from earlyfire_stream.errors import UsageError
+from earlyfire_stream.worker import service
 from earlyfire_stream.worker.ask import Ask, Card, OutOfMemory, Piece, Timings
 from earlyfire_stream.worker.generate import Brain, Prepared
 from earlyfire_stream.worker.loading import ModelSettings, load_model
@@ -186,18 +188,18 @@ async def serving(
     settings = settings or settings_for()
     headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
     load = brain if callable(brain) else lambda: brain
-    async with Service(settings, load) as service:
-        working = asyncio.create_task(service.work(stop))
+    async with Service(settings, load) as started:
+        working = asyncio.create_task(started.work(stop))
         try:
             async with (
-                aiohttp.ClientSession(service.url, headers=headers) as http,
+                aiohttp.ClientSession(started.url, headers=headers) as http,
                 openai.AsyncOpenAI(
-                    base_url=f"{service.url}/v1", api_key=settings.key or "none", max_retries=0
+                    base_url=f"{started.url}/v1", api_key=settings.key or "none", max_retries=0
                 ) as client,
             ):
                 if ready:
-                    await asyncio.wait_for(service.ready.wait(), PATIENCE_S)
-                yield Running(service, stop, working, http, client)
+                    await asyncio.wait_for(started.ready.wait(), PATIENCE_S)
+                yield Running(started, stop, working, http, client)
         finally:
             stop.set()
             with contextlib.suppress(ModelBroken, UsageError):
@@ -456,6 +458,39 @@ async def test_a_body_beyond_the_limit_gets_413(brain: Brain) -> None:
         assert why.value.status_code == 413
         assert (await running.metrics())["earlyfire_worker_requests_total{outcome=too_large}"] == 2
         assert await running.ask(question("x"), max_tokens=1)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BODY_S", 0.05)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(brain) as running:
+        status, told = await running.post(data=slow(), headers={"Content-Type": "application/json"})
+        assert (status, told["error"]["message"]) == (408, "the body did not come in time")
+        assert await running.ask(max_tokens=1)
+
+
+async def test_a_client_that_does_not_read_its_answer_is_left(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: object, data: bytes) -> None:
+        await asyncio.Event().wait()  # as if the socket's buffers were
+
+    monkeypatch.setattr(service, "WRITE_S", 0.05)
+    held = Held(brain)
+    async with serving(held) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(aiohttp.web.StreamResponse, "write", full)
+            with pytest.raises(aiohttp.ClientError):
+                await running.post(body(stream=True, max_tokens=4000))
+            await running.measured("earlyfire_worker_requests_total{outcome=cancelled}", 1)
+        await running.measured("earlyfire_worker_dropped_rows_total", 1)
+        assert await running.ask(max_tokens=1)
 
 
 async def test_without_the_key_nothing_is_told_but_health(brain: Brain) -> None:
@@ -941,10 +976,51 @@ def test_the_process_says_where_it_listens_answers_and_ends_when_told(
 
 def test_the_process_ends_when_its_guard_s_pipe_closes(folder: Path, tmp_path: Path) -> None:
     with worker(tmp_path, "--model", folder, "--port", 0, "--stdin-guard") as process:
-        assert asyncio.run(answered(process.url()))
+        process.url()
         assert process.process.stdin is not None
         process.process.stdin.close()
         assert process.end() == 0
+
+
+def test_a_closed_pipe_and_a_signal_together_are_one_wish(folder: Path, tmp_path: Path) -> None:
+    with worker(tmp_path, "--model", folder, "--port", 0, "--stdin-guard") as process:
+        assert asyncio.run(answered(process.url()))
+        assert process.process.stdin is not None
+        process.process.stdin.close()
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 0
+
+
+def test_the_process_can_be_stopped_while_it_loads(folder: Path, tmp_path: Path) -> None:
+    with worker(tmp_path, "--model", folder, "--port", 0) as process:
+        process.url()  # it listens before torch is imported
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 0
+
+
+def test_a_second_signal_ends_the_process_at_once(folder: Path, tmp_path: Path) -> None:
+    async def ask_for_long(url: str, stop: Callable[[], None]) -> None:
+        endless = body(model="tiny-qwen", stream=True, max_tokens=4000)
+        async with (
+            aiohttp.ClientSession(url) as http,
+            http.post("/v1/chat/completions", json=endless) as response,
+        ):
+            await response.content.readline()
+            stop()
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    async with http.get("/ready") as ready:
+                        if ready.status == 503:
+                            break
+            stop()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+    with worker(tmp_path, "--model", folder, "--port", 0, "--device", "cpu") as process:
+        url = process.url()
+        asyncio.run(answered(url))
+        asyncio.run(ask_for_long(url, lambda: process.process.send_signal(signal.SIGINT)))
+        assert process.end() == 130
 
 
 def test_a_model_that_is_not_there_ends_the_process_with_2_and_one_message(tmp_path: Path) -> None:

@@ -130,9 +130,13 @@ async def _serve(settings: WorkerSettings) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    signalled = False
+
     def told(number: int) -> None:
-        if stop.is_set():
+        nonlocal signalled
+        if signalled:  # a supervisor closes standard input and signals: that is one wish
             os._exit(128 + number)
+        signalled = True
         log.info("told to stop by %s", signal.Signals(number).name)
         stop.set()
 

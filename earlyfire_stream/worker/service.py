@@ -315,6 +315,8 @@ class Service:
             watcher=self.metrics,
             on_broken=self._examine,
         )
+        self._reading = 0
+        """Requests whose body is on its way."""
         self._runner: web.AppRunner | None = None
 
     @property
@@ -567,9 +569,14 @@ class Service:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         if self._state is not _State.READY:
             raise self._unready()
-        if self._line.full:  # before megabytes are read for nothing
+        # before megabytes are read for nothing, or by all at once
+        if len(self._line) + self._reading >= self.settings.max_waiting:
             raise Full
-        chat = read_chat(await _body(request), self.settings.limits)
+        self._reading += 1
+        try:
+            chat = read_chat(await _body(request), self.settings.limits)
+        finally:
+            self._reading -= 1
         if chat.model is not None:
             self._check_name(chat.model)
         if self._state is not _State.READY:
