@@ -149,8 +149,8 @@ class HfEngine:
             else Secret(KEY_VARIABLE, secrets.token_urlsafe(32))
         )
         self._stack = AsyncExitStack()
-        self._pool = Pool(clock, self._client)
-        self._supervisor: Supervisor | None = None
+        self.pool = Pool(clock, self._client)
+        self.supervisor: Supervisor | None = None
         self._followed: URL | None = None
         """Where the pool believes the local worker to be."""
         self.traits = Traits(
@@ -189,14 +189,14 @@ class HfEngine:
         began_ns = self._clock.wall_ns()
         try:
             urls = self._urls or [await self._start_worker()]
-            await self._stack.enter_async_context(self._pool)
-            members = [await self._pool.add(url) for url in urls]
-            await _all(self._pool.join(member, self.options.load_s) for member in members)
+            await self._stack.enter_async_context(self.pool)
+            members = [await self.pool.add(url) for url in urls]
+            await _all(self.pool.join(member, self.options.load_s) for member in members)
             there = [member for member in members if member.state is not State.DOWN]
             if not there:
-                raise EngineUnavailable(self._pool.trouble)
+                raise EngineUnavailable(self.pool.trouble)
             self.traits = self._learned([m.card for m in there if m.card is not None])
-            self._pool.misfit = self._misfit
+            self.pool.misfit = self._misfit
             form = schema(self.traits.coord_space) if self._is_constrained else None
             await _all(member.client.warm_up(form) for member in there)
         except BaseException:
@@ -227,7 +227,7 @@ class HfEngine:
             {**os.environ, KEY_VARIABLE: self._key.value},
             self.options.load_s,
         )
-        self._supervisor = await self._stack.enter_async_context(supervisor)
+        self.supervisor = await self._stack.enter_async_context(supervisor)
         assert supervisor.address is not None
         self._followed = supervisor.address
         return base_url(str(supervisor.address), "the worker")
@@ -279,35 +279,35 @@ class HfEngine:
     async def infer(self, request: Request) -> Reply:
         await self._follow()
         try:
-            return await self._pool.infer(request, self._settings.timeout)
+            return await self.pool.infer(request, self._settings.timeout)
         except (EngineUnavailable, EngineBroken) as why:
             if await self._has_lost(why):
-                assert self._supervisor is not None
-                raise EngineUnavailable(self._supervisor.trouble) from why
+                assert self.supervisor is not None
+                raise EngineUnavailable(self.supervisor.trouble) from why
             raise
 
     async def _follow(self) -> None:
         """A local worker that was started again stands elsewhere."""
-        supervisor = self._supervisor
+        supervisor = self.supervisor
         if supervisor is None:
             return
         if supervisor.address is None:
             raise EngineUnavailable(supervisor.trouble)
         if supervisor.address != self._followed:
             self._followed = supervisor.address
-            await self._pool.replace(base_url(str(supervisor.address), "the worker"))
+            await self.pool.replace(base_url(str(supervisor.address), "the worker"))
 
     async def _has_lost(self, why: EngineError) -> bool:
         """Was it the end of the local worker that broke the connection?"""
-        if self._supervisor is None or self._followed is None:
+        if self.supervisor is None or self._followed is None:
             return False
         broke = isinstance(why.__cause__, aiohttp.ClientError)
-        return await self._supervisor.lost(self._followed, LOST_S if broke else 0.0)
+        return await self.supervisor.lost(self._followed, LOST_S if broke else 0.0)
 
     async def gauges(self) -> Mapping[str, float]:
-        found = dict(await self._pool.scrape())
-        if self._supervisor is not None:
-            found["earlyfire_worker_restarts_total"] = float(self._supervisor.restarts)
+        found = dict(await self.pool.scrape())
+        if self.supervisor is not None:
+            found["earlyfire_worker_restarts_total"] = float(self.supervisor.restarts)
         return found
 
     # --- doctor ---

@@ -34,7 +34,17 @@ from earlyfire_stream.errors import (
 from earlyfire_stream.tokens import MAX_TOKENS, MIN_TOKENS
 from earlyfire_stream.verdict import CoordSpace
 
-__all__ = ["Card", "Load", "Member", "Pool", "State", "choose", "pause_s"]
+__all__ = [
+    "Card",
+    "Load",
+    "Member",
+    "Pool",
+    "State",
+    "choose",
+    "labelled",
+    "never_began",
+    "pause_s",
+]
 
 log = logging.getLogger(__name__)
 
@@ -347,11 +357,11 @@ class Pool:
         several = await asyncio.gather(*[member.client.gauges() for member in there])
         found = dict(self.gauges())
         for member, one in zip(there, several, strict=True):
-            found |= {_labelled(name, member.number): value for name, value in one.items()}
+            found |= {labelled(name, member.number): value for name, value in one.items()}
         return found
 
 
-def _labelled(series: str, number: int) -> str:
+def labelled(series: str, number: int) -> str:
     """`a` -> `a{worker="0"}`, `a{b="c"}` -> `a{b="c",worker="0"}`."""
     if series.endswith("}"):
         return f'{series[:-1]},worker="{number}"}}'

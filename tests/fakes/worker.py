@@ -49,6 +49,7 @@ class FakeWorker(FakeOpenAI):
     clips: bool = True
     metrics: str | None = "# TYPE batches counter\nbatches_total 3.0\n"
     ready: bool = True
+    ready_asked: int = 0
     port: int = 0
     """0 takes a free one."""
 
@@ -66,6 +67,7 @@ class FakeWorker(FakeOpenAI):
         return self
 
     async def _ready(self, request: web.Request) -> web.Response:
+        self.ready_asked += 1
         return web.json_response({}, status=200 if self.ready else 503)
 
 
