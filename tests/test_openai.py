@@ -313,6 +313,25 @@ async def test_a_model_that_never_answers_ends_in_a_timeout() -> None:
                 pass
 
 
+async def test_a_server_that_still_loads_its_model_is_waited_for() -> None:
+    loading = Answer(fault=Fault.UNAVAILABLE, retry_after="0.01")
+    async with FakeOpenAI(dialect=Dialect.LLAMA) as server:
+        server.script.extend([loading] * 5)
+        async with opened(server, retries=0) as (engine, clock):
+            assert len(server.requests) == 6
+            assert (await engine.infer(request(clock))).text == NO
+        # but not for ever, and not one that has had enough of us
+        server.script.extend([loading] * 100)
+        with pytest.raises((EngineOverloaded, EngineTimeout)):
+            async with opened(server, retries=0, load_s=0.1):
+                pass
+        server.script.clear()
+        server.script.append(Answer(fault=Fault.TOO_MANY, retry_after="0.01"))
+        with pytest.raises(EngineOverloaded):
+            async with opened(server, retries=0):
+                pass
+
+
 @pytest.mark.parametrize("says", [b"<html>", b"[]", b"{}", b'{"data": 3}', b"x" * 5_000_000])
 async def test_another_kind_of_server_is_told_apart(says: bytes) -> None:
     async with FakeOpenAI(models_say=says) as server:
@@ -577,12 +596,17 @@ async def test_a_400_that_names_no_field_is_rejected_without_another_try() -> No
         assert len(server.requests) == 3
 
 
-async def test_a_server_that_refuses_a_field_which_was_not_sent_is_not_asked_for_ever() -> None:
+async def test_a_refusal_that_goes_on_without_the_field_costs_the_others_nothing() -> None:
+    # it only quotes the request: the field was not what it did not like
     async with FakeOpenAI() as server, opened(server) as (engine, clock):
-        server.script.extend([Answer(fault=Fault.BAD_REQUEST, message="logprobs, I said")] * 3)
+        quote = Answer(fault=Fault.BAD_REQUEST, message="bad input {'logprobs': True}")
+        server.script.extend([quote] * 3)
         with pytest.raises(EngineRejected, match="logprobs"):
             await engine.infer(request(clock))
         assert len(server.script) == 1
+        server.script.clear()
+        await engine.infer(request(clock))
+        assert ["logprobs" in r for r in server.requests] == [True, True, False, True]
 
 
 # --- failures ------------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ SECRET_CHARS = 8
 """Shorter keys are placeholders (`EMPTY`, `x`): nothing to hide, and hiding them garbles words."""
 ANSWER_LIMIT = 4_000_000
 """Bytes of an answer that is not streamed, of a list of models, of metrics."""
+LOADING_PAUSE_S = 1.0
+"""Between two questions to a server that loads its model."""
 DONE_TAIL_S = 0.25
 """Wall seconds from [DONE] to the end of the stream, which keeps the connection usable."""
 
@@ -273,18 +275,25 @@ class ChatClient:
 
         async def look(ends_at: float) -> Reply:
             pictures = await self._pictures(request)
+            refusals: list[_FieldRefused] = []
+            fields = self._fields(request)
             while True:
-                fields = self._fields(request)
                 body = self._body(request, pictures, fields)
                 try:
-                    return await asked_again(
+                    reply = await asked_again(
                         lambda: self._stream(body, fields, request.visual_tokens),  # noqa: B023
                         self.options.retries,
                         ends_at,
                     )
                 except _FieldRefused as why:
-                    # `fields` held it, and the next round's do not: this ends
-                    self._do_without(why)
+                    # it names only what was sent, so there is less each time, and this ends
+                    refusals.append(why)
+                    fields = {name: f for name, f in fields.items() if name not in why.fields}
+                    continue
+                # only now is it certain that the fields were what it did not like
+                for one in refusals:
+                    self._do_without(one)
+                return reply
 
         self.in_flight += 1
         try:
@@ -296,6 +305,7 @@ class ChatClient:
         """Wall seconds of a first small look, which may load the model and compile the schema.
 
         EngineError where the server refuses it or fails; what the model says of it is no matter.
+        A server that is still loading (503) is waited for.
         """
         began_ns = self._clock.wall_ns()
         request = Request(
@@ -311,13 +321,26 @@ class ChatClient:
             deadline_ns=began_ns + round(self.options.load_s * 1e9),
         )
         try:
-            await self.infer(request, self.options.load_s)
+            await self._infer_loaded(request)
         except EngineBroken as error:
             if isinstance(error, ServerFailed):
                 raise
             # the picture is empty and so may be the reply; whether it can answer shows in the run
             log.info("%s: no answer to the warm-up: %s", self.address, error)
         return (self._clock.wall_ns() - began_ns) / 1e9
+
+    async def _infer_loaded(self, request: Request) -> Reply:
+        while True:
+            try:
+                return await self.infer(request, self.options.load_s)
+            except Busy as why:
+                left_s = (request.deadline_ns - self._clock.wall_ns()) / 1e9
+                pause_s = LOADING_PAUSE_S if why.after_s is None else why.after_s
+                if not why.loading or pause_s >= left_s:
+                    raise
+                if self._once.first("loading"):
+                    log.info("%s is not ready yet: %s", self.address, why)
+                await asyncio.sleep(pause_s)
 
     async def _pictures(self, request: Request) -> list[bytes]:
         """Base64 of what is sent, oldest first."""
@@ -457,7 +480,8 @@ class ChatClient:
             remedy = f"it does not accept the key in {name}" if self._key else f"set {name}"
             return EngineRejected(f"{what}; {remedy}")
         if status in (429, 503):
-            return Busy(what, retry_after_s(response.headers, self._clock.wall_ns()))
+            after_s = retry_after_s(response.headers, self._clock.wall_ns())
+            return Busy(what, after_s, loading=status == 503)
         if status in (408, 504):
             return EngineTimeout(what)
         if status in (499, 502):

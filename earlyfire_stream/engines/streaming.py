@@ -170,10 +170,14 @@ async def in_time(
 class Busy(EngineOverloaded):
     """It said so before it began: asking again is safe."""
 
-    def __init__(self, message: str, after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, after_s: float | None = None, *, loading: bool = False
+    ) -> None:
         super().__init__(message)
         self.after_s = after_s
         """Wall seconds after which it wants to be asked again, where it told."""
+        self.loading = loading
+        """Its status was 503, which is what a server says that is not ready yet."""
 
 
 class ServerFailed(EngineBroken):
