@@ -15,9 +15,8 @@ import math
 import os
 import re
 import secrets
-import subprocess
 import sys
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -32,6 +31,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import schema
 from earlyfire_stream.engines.base import Check, Reply, Request, Traits
 from earlyfire_stream.engines.chat import ChatClient, ChatOptions, Secret, base_url
+from earlyfire_stream.engines.machine import INSTALL, Device, find_device
 from earlyfire_stream.engines.pool import Card, Pool, State
 from earlyfire_stream.engines.streaming import coord_space, read_options
 from earlyfire_stream.engines.supervisor import Supervisor
@@ -44,28 +44,18 @@ from earlyfire_stream.errors import (
 )
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace
-from earlyfire_stream.worker.loading import NEEDS_GB, free_bytes, memory_advice
+from earlyfire_stream.worker.loading import NEEDS_GB, memory_advice
 
-__all__ = ["Gpu", "HfEngine", "HfOptions", "gpus"]
+__all__ = ["HfEngine", "HfOptions", "check_memory", "check_model"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 KEY_VARIABLE = "EARLYFIRE_WORKER_KEY"
 PACKAGES = ("torch", "transformers", "accelerate", "llguidance")
-INSTALL = "pip install 'earlyfire-stream[hf]'"
 MOST_CONCURRENT = 256
 LOST_S = 1.0
 """Wall seconds in which a broken connection may turn out to be the worker's end."""
-ASK_TORCH_S = 120.0
-"""Wall seconds; the first import of torch reads a gigabyte."""
-ABOUT_TORCH = """
-import json, torch
-cuda = torch.cuda.is_available()
-free, total = torch.cuda.mem_get_info() if cuda else (0, 0)
-print(json.dumps({"cuda": cuda, "built": torch.version.cuda, "free": free, "total": total,
-                  "name": torch.cuda.get_device_name() if cuda else ""}))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,12 +319,12 @@ class HfEngine:
             checks.append(
                 Check("4 bit", there, "bitsandbytes", "" if there else "pip install bitsandbytes")
             )
-        device = await asyncio.to_thread(find_device, missing)
+        device = await asyncio.to_thread(find_device, "torch" not in missing)
         return [
             *checks,
             device.check,
-            _check_model(self._model),
-            _check_memory(self._model, self.options.four_bit, device),
+            check_model(self._model),
+            check_memory(self._model, self.options.four_bit, device),
         ]
 
     async def _check_worker(self, url: URL) -> Check:
@@ -390,91 +380,6 @@ def _versions() -> str:
     return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What models would run on."""
-
-    check: Check
-    free_bytes: int
-    gpu: bool
-
-
-def find_device(missing: Collection[str] = ()) -> Device:
-    """Blocking, some seconds: torch is asked in a process of its own."""
-    cards = gpus()
-    if "torch" in missing:
-        found = "; ".join(card.name for card in cards) or "no NVIDIA GPU found"
-        return Device(Check("device", True, found), *_free(cards))
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-P", "-c", ABOUT_TORCH],
-            capture_output=True,
-            text=True,
-            timeout=ASK_TORCH_S,
-            check=True,
-        )
-        about = json.loads(asked.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as why:
-        last = str(getattr(why, "stderr", "") or why).strip().splitlines()[-1:]
-        check = Check("device", False, f"torch does not work: {' '.join(last)}", INSTALL)
-        return Device(check, *_free(cards))
-    if about["cuda"]:
-        gb = f"{about['free'] / 1e9:.1f} of {about['total'] / 1e9:.1f} GB free"
-        return Device(Check("device", True, f"{about['name']}, {gb}"), about["free"], True)
-    if cards:
-        built = (
-            f"was built for CUDA {about['built']}" if about["built"] else "is built without CUDA"
-        )
-        check = Check(
-            "device",
-            False,
-            f"{cards[0].name} is there, but torch {built} and cannot use it",
-            "install the torch that fits the driver: https://pytorch.org/get-started/locally/",
-        )
-        return Device(check, *_free(()))
-    check = Check("device", True, "no GPU: models run on the CPU, seconds to minutes a picture")
-    return Device(check, *_free(()))
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    name: str
-    total_bytes: int
-    free_bytes: int
-
-
-def gpus() -> list[Gpu]:
-    """NVIDIA's, as the driver tells; none where there is no driver."""
-    try:
-        asked = subprocess.run(
-            [
-                "nvidia-smi",
-                "--query-gpu=name,memory.total,memory.free",
-                "--format=csv,noheader,nounits",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    found = []
-    for line in asked.stdout.splitlines():
-        name, *numbers = (part.strip() for part in line.rsplit(",", 2))
-        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
-            total, free = (int(number) << 20 for number in numbers)
-            found.append(Gpu(name, total, free))
-    return found
-
-
-def _free(cards: Sequence[Gpu]) -> tuple[int, bool]:
-    """Free memory, and whether it is a GPU's."""
-    if cards:
-        return max(card.free_bytes for card in cards), True
-    return free_bytes("cpu") or 0, False
-
-
 # --- the model's files and memory ----------------------------------------------------------------
 
 
@@ -518,7 +423,7 @@ def _lacking(folder: Path) -> str:
     return "" if (folder / "model.safetensors").is_file() else "model.safetensors"
 
 
-def _check_model(model: str) -> Check:
+def check_model(model: str) -> Check:
     folder, found = cached(model)
     remedy = f"hf download {model} (else it is downloaded when the worker starts)"
     if folder is None and Path(model).expanduser().is_absolute():
@@ -526,7 +431,7 @@ def _check_model(model: str) -> Check:
     return Check(f"model {model}", folder is not None, found, remedy)
 
 
-def _check_memory(model: str, four_bit: bool, device: Device) -> Check:
+def check_memory(model: str, four_bit: bool, device: Device) -> Check:
     told = ", ".join(f"{size}B {gb} GB (4 bit {less})" for size, gb, less in NEEDS_GB)
     place = "on the GPU" if device.gpu else "in main memory"
     found = f"{device.free_bytes / 1e9:.1f} GB free {place}; Qwen2.5-VL needs {told}"
