@@ -40,6 +40,9 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from earlyfire_stream.contract import prompt
+from earlyfire_stream.verdict import CoordSpace
+
 SPECIALS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -79,9 +82,12 @@ CHAT_TEMPLATE = (
 )
 """Qwen2.5-VL's own, word for word."""
 
+PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 SYSTEM = "You are a wildfire early detection assistant. Answer only in JSON."
 QUESTION = "Is there smoke or fire in the image?"
 CORPUS = [
+    PROMPT.system,
+    PROMPT.user_template,
     SYSTEM,
     QUESTION,
     "You are a helpful assistant.",
@@ -109,7 +115,7 @@ SMALL: dict[str, int] = {
 """35 million parameters: small, and yet bound by arithmetic rather than by Python."""
 
 
-def build_tokenizer(vocab_size: int = 600) -> Qwen2Tokenizer:
+def build_tokenizer(vocab_size: int = 1000) -> Qwen2Tokenizer:
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

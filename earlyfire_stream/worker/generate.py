@@ -248,7 +248,7 @@ class Brain:
         layers: Sequence[Any] = cache.layers
         found = [(layer.keys, layer.values) for layer in layers]
         self._prefixes[ids] = found
-        if len(self._prefixes) > PREFIXES_KEPT:
+        while len(self._prefixes) > PREFIXES_KEPT:
             self._prefixes.popitem(last=False)
         return found
 

@@ -58,6 +58,7 @@ class ModelSettings:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     attention: str = "auto"
+    """auto (torch's own, without what it wastes on Qwen), sdpa, eager or flash_attention_2."""
     four_bit: bool = False
     min_visual_tokens: int = 4
     max_visual_tokens: int = 16384
@@ -180,6 +181,10 @@ def load_model(settings: ModelSettings, say: Callable[[str], None]) -> Brain:
         raise UsageError(f"{settings.model} does not fit into the memory of {device}") from error
     if getattr(tokenizer, "chat_template", None) is None:
         tokenizer.chat_template = template.get("chat_template")
+    if settings.attention == "auto":
+        from earlyfire_stream.worker import attention
+
+        attention.use(model)
     brain = build_brain(model.eval(), tokenizer, preprocessing, settings)
     card = brain.card
     say(
@@ -229,7 +234,7 @@ def build_brain(
         max_visual_tokens=rules.max_tokens,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
-        attention=str(text._attn_implementation),
+        attention=settings.attention if settings.attention != "auto" else "sdpa, windows together",
         four_bit=settings.four_bit,
         clips=known.clips,
         parameters=int(model.num_parameters()),

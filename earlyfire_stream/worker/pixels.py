@@ -82,9 +82,6 @@ class PatchRules:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
-        if min(to_height, to_width) < self.factor:
-            # smart_resize rounds a side below half a token to nothing
-            raise UsageError(f"a picture of {width}x{height} is too small for this model")
         if (to_height, to_width) == (height, width):
             return pixels
         resized = cv2.resize(pixels, (to_width, to_height), interpolation=cv2.INTER_CUBIC)
