@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from earlyfire_stream import run
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines import create
@@ -42,9 +44,11 @@ from earlyfire_stream.errors import (
     EngineUnavailable,
     UsageError,
 )
+from earlyfire_stream.records import GAUGES_LOG
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace, ResizeMode
 from tests.fakes.openai import MODEL, Answer, Dialect, FakeOpenAI, Fault
+from tests.playing import camera, loaded, pictures, proof, records, within
 
 PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 YES = '{"has_smoke": true, "bbox_2d": [322, 182, 644, 364]}'
@@ -895,6 +899,33 @@ async def test_metrics_that_cannot_be_had_are_none_and_are_logged_once(
     async with FakeOpenAI(metrics=metrics) as server, opened(server) as (engine, _):
         assert [await engine.gauges() for _ in range(3)] == [{}, {}, {}]
     assert len([r for r in caplog.records if "no metrics" in r.getMessage()]) == 1
+
+
+async def test_a_run_stores_answers_and_the_servers_metrics_beside_each_other(
+    tmp_path: Path,
+) -> None:
+    pictures(tmp_path / "pictures", 6, (640, 480))
+    async with FakeOpenAI() as server:
+        # after the warm-up: three clear frames, three with smoke
+        server.script.extend([Answer(NO)] * 4 + [Answer(YES, true_probability=0.8)] * 3)
+        scenario = loaded(
+            tmp_path,
+            camera("north", fires=[{"id": "f", "onset": "290ms"}]),
+            engine={"name": "openai", "url": server.url, "concurrency": 1, "scrape": "100ms"},
+        )
+        options = run.Options(broker="memory", out=tmp_path / "runs")
+        outcome = await within(run.play(scenario, options, [], asyncio.Event()))
+    log, ledger = proof(outcome.folder)
+    assert ledger.fates == {"answered": 6}
+    answers = {frame.seq: frame.answer for frame in log.frames}
+    verdicts = [answers[n].verdict for n in range(6)]  # type: ignore[union-attr]
+    assert [v.has_smoke for v in verdicts if v] == [False] * 3 + [True] * 3
+    assert verdicts[5].confidence == pytest.approx(0.8)  # type: ignore[union-attr]
+    assert answers[5].visual_tokens == 23 * 17  # type: ignore[union-attr]
+    told = [line["v"] for line in records(outcome.folder, GAUGES_LOG) if line["k"] == "note"]
+    assert told
+    name = f'vllm:num_requests_running{{engine="0",model_name="{MODEL}"}}'
+    assert {note["values"][name] for note in told} == {3.0}
 
 
 # --- doctor --------------------------------------------------------------------------------------
