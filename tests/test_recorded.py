@@ -416,3 +416,49 @@ async def test_a_run_of_ollama_gives_the_same_verdicts_and_failures_again(
         assert other.answer is not None
         assert one.answer.sent_size == other.answer.sent_size
         assert one.detail == other.detail
+
+
+def played_in_virtual_time(folder: Path, *cameras: dict[str, Any], **more: Any) -> run.Outcome:
+    scenario = loaded(folder, *cameras, clock="virtual", **more)
+    options = run.Options(out=folder / "runs")
+    return virtual_run(run.play(scenario, options, [], asyncio.Event()))
+
+
+def test_in_virtual_time_a_replay_has_the_score_of_its_recording(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 60, (320, 240))
+    north = camera("north", interval="1s", fires=[{"id": "f", "onset": "20s"}])
+    sampling = {"policy": "adaptive"}
+    first = played_in_virtual_time(tmp_path, north, sampling=sampling)
+    engine = {"name": "recorded", "recording": str(first.folder)}
+    again = played_in_virtual_time(tmp_path, north, sampling=sampling, engine=engine)
+    before, after = proof(first.folder)[0], proof(again.folder)[0]
+    assert fates(after) == fates(before)
+    assert len({frame.fate for frame in before.frames}) > 1
+    assert first.score is not None
+    assert again.score is not None
+    old, new = first.score.to_json(), again.score.to_json()
+    for key in ("terms", "fires", "frames", "false_alarms", "localization", "answers"):
+        assert new[key] == pytest.approx(old[key]) if key == "terms" else new[key] == old[key], key
+    # another alarm policy on the same answers: the second positive is a second later
+    alarm = {"k": 2, "n": 2}
+    later = played_in_virtual_time(tmp_path, north, sampling=sampling, engine=engine, alarm=alarm)
+    assert later.score is not None
+    (early,), (late,) = old["fires"], later.score.to_json()["fires"]
+    assert late["ttfd_s"] > early["ttfd_s"]
+
+
+async def test_a_run_in_wall_time_is_replayed_in_virtual_time(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 8, (320, 240))
+    north = camera("north", fires=[FIRE])
+    first = await played(tmp_path, north, engine={"name": "baseline"})
+    engine = {"name": "recorded", "recording": str(first)}
+    again = await asyncio.to_thread(played_in_virtual_time, tmp_path, north, engine=engine)
+    assert fates(proof(again.folder)[0]) == fates(proof(first)[0])
+
+
+def test_a_run_of_blank_pictures_cannot_be_recognised(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 5)
+    first = played_in_virtual_time(tmp_path, camera("north"))
+    engine = {"name": "recorded", "recording": str(first.folder)}
+    with pytest.raises(UsageError, match="its pictures were blank"):
+        played_in_virtual_time(tmp_path, camera("north"), engine=engine)

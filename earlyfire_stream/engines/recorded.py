@@ -42,7 +42,7 @@ from earlyfire_stream.errors import (
 from earlyfire_stream.frames import identity
 from earlyfire_stream.records import Answer, Explanation, FrameRecord, RunLog, load, read_run
 from earlyfire_stream.scenario import models
-from earlyfire_stream.verdict import CoordSpace, Fate, ResizeMode
+from earlyfire_stream.verdict import CoordSpace, Fate, Reason, ResizeMode
 
 __all__ = ["RecordedEngine"]
 
@@ -115,6 +115,11 @@ class RecordedEngine:
     async def __aenter__(self) -> Self:
         # virtual time has no threads
         log = load(self._folder) if self._clock.virtual else await asyncio.to_thread(self._load)
+        if any(not shot.identity and shot.unsent is Reason.NONE for shot in log.shots):
+            raise UsageError(
+                f"{self._folder}: its pictures were blank, as they are in virtual time for an "
+                "engine that looks at none; record it in wall time or with sampling.policy adaptive"
+            )
         self._outcomes = _outcomes(log)
         self._explanations = {(one.camera, one.seq): one for one in log.explanations}
         if not self._outcomes:
