@@ -28,7 +28,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from earlyfire_stream.errors import UsageError
-from earlyfire_stream.worker import service
+from earlyfire_stream.worker import command, service
 from earlyfire_stream.worker.ask import Ask, Card, OutOfMemory, Piece, Timings
 from earlyfire_stream.worker.generate import Brain, Prepared
 from earlyfire_stream.worker.loading import ModelSettings, load_model
@@ -79,6 +79,8 @@ class Held:
     brain: Brain
     most_rows: int = 1000
     """Beyond it the memory runs out."""
+    late: bool = False
+    """It runs out in mid-answer: two of its rows have said their second piece."""
     fail: int = 0
     """Batches that fail before one is answered again."""
     fail_in_answer: bool = False
@@ -115,14 +117,20 @@ class Held:
         self.batches.append([str(prepared.ask.parts[-1]) for prepared in batch])
         self.began.set()
         assert self.before.wait(PATIENCE_S)
-        if len(batch) > self.most_rows:
+        short = len(batch) > self.most_rows
+        if short and not self.late:
             raise OutOfMemory("no room", emitted=False)
         if self.fail and not self.fail_in_answer:
             self.fail -= 1
             raise RuntimeError("CUDA error: device-side assert triggered in /opt/secret/kernel.cu")
 
+        told = []
+
         def tell(row: int, piece: Piece) -> None:
             emit(row, piece)
+            told.append(row)
+            if short and len(told) == len(batch) + 2:
+                raise OutOfMemory("no room", emitted=True)
             self.spoke.set()
             assert self.between.wait(PATIENCE_S)
             if self.fail:
@@ -446,6 +454,25 @@ async def test_what_is_no_request_is_refused_in_openai_s_form(brain: Brain) -> N
                 assert (await response.json())["error"]["message"]
 
 
+async def test_what_is_no_http_is_refused_without_a_word_in_the_log(
+    brain: Brain, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(brain) as running:
+        port = int(running.service.url.rpartition(":")[2])
+        for raw in (
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET /" + b"a" * 10**5,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(raw)
+            said = await asyncio.wait_for(reader.read(), PATIENCE_S)
+            assert said.startswith(b"HTTP/1.0 400")
+            writer.close()
+        assert await running.ask(max_tokens=1)
+    assert caplog.text == ""
+
+
 async def test_a_body_beyond_the_limit_gets_413(brain: Brain) -> None:
     async with serving(brain, settings_for(body_limit=10_000)) as running:
         status, told = await running.post(body(question("x" * 20_000)))
@@ -456,7 +483,10 @@ async def test_a_body_beyond_the_limit_gets_413(brain: Brain) -> None:
                 model="tiny", messages=messages(question("x" * 20_000))
             )
         assert why.value.status_code == 413
-        assert (await running.metrics())["earlyfire_worker_requests_total{outcome=too_large}"] == 2
+        announced = {"Content-Type": "application/json", "Content-Length": str(10**12)}
+        status, _ = await running.post(data=b"{}", headers=announced)  # not waited for
+        assert status == 413
+        assert (await running.metrics())["earlyfire_worker_requests_total{outcome=too_large}"] == 3
         assert await running.ask(question("x"), max_tokens=1)
 
 
@@ -642,6 +672,34 @@ async def test_a_batch_that_does_not_fit_is_split_and_everybody_answered(brain: 
     for one, other in zip(split, alone, strict=True):
         assert one[0] == other[0]
         assert one[1] == pytest.approx(other[1], abs=1e-4)
+
+
+async def test_memory_that_runs_out_in_mid_answer_costs_no_word_and_doubles_none(
+    brain: Brain,
+) -> None:
+    held = Held(brain, most_rows=2, late=True)
+    held.before.clear()
+
+    async def stream(seed: int) -> str:
+        chunks = await running.client.chat.completions.create(
+            model="tiny",
+            messages=messages(picture(seed), question("Tell me")),
+            max_tokens=6,
+            stream=True,
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+    async with serving(held, settings_for(max_batch=4)) as running:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(running.ask(max_tokens=1))
+            await until(held.began.is_set)
+            asked = [group.create_task(stream(seed)) for seed in range(4)]
+            await running.measured("earlyfire_worker_preprocess_seconds_count", 5)
+            held.before.set()
+        alone = [await stream(seed) for seed in range(4)]
+    assert [len(batch) for batch in held.batches] == [1, 4, 2, 2, 1, 1, 1, 1]
+    assert [task.result() for task in asked] == alone
+    assert len(set(alone)) > 1
 
 
 async def test_a_request_that_does_not_fit_alone_is_told_so(brain: Brain) -> None:
@@ -1021,6 +1079,43 @@ def test_a_second_signal_ends_the_process_at_once(folder: Path, tmp_path: Path) 
         asyncio.run(answered(url))
         asyncio.run(ask_for_long(url, lambda: process.process.send_signal(signal.SIGINT)))
         assert process.end() == 130
+
+
+def test_a_model_that_broke_ends_the_process_with_1(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "load_model", lambda settings, say: Held(brain, fail=1000))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told: list[int] = []
+
+    def ask() -> None:
+        async def post() -> None:
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+
+                async def status() -> int | None:
+                    with contextlib.suppress(aiohttp.ClientConnectorError):
+                        async with http.post("/v1/chat/completions", json=body()) as response:
+                            return response.status
+                    return None
+
+                async with asyncio.timeout(PATIENCE_S):
+                    while (found := await status()) in (None, 503):
+                        await asyncio.sleep(0.02)
+                assert found is not None
+                told.append(found)
+
+        asyncio.run(post())
+
+    client = threading.Thread(target=ask)
+    client.start()
+    with pytest.raises(SystemExit) as ended:
+        command.serve(replace(settings_for(), port=port))
+    client.join(PATIENCE_S)
+    assert ended.value.code == 1
+    assert told == [500]
+    assert "start the worker again" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_ends_the_process_with_2_and_one_message(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from prometheus_client import disable_created_metrics
 
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.worker.loading import ModelSettings, load_model
@@ -127,6 +128,8 @@ def serve(settings: WorkerSettings) -> None:
 
 async def _serve(settings: WorkerSettings) -> bool:
     """True if the model's thread is still at work."""
+    # each counter has a second series otherwise, which nobody reads
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -91,8 +91,9 @@ class Metrics:
             "Rows given up in mid-answer, their client gone",
             registry=reg,
         )
-        memory = Gauge("earlyfire_worker_memory_bytes", "Memory of the GPU", ["kind"], registry=reg)
-        self._memory = {kind: memory.labels(kind) for kind in ("used", "peak", "total")}
+        self._memory = Gauge(
+            "earlyfire_worker_memory_bytes", "Memory of the GPU", ["kind"], registry=reg
+        )
         self.inflight = Gauge(
             "earlyfire_worker_inflight_requests", "Requests with the model", registry=reg
         )
@@ -125,9 +126,9 @@ class Metrics:
         )
 
     def memory(self, sizes: Mapping[str, int]) -> None:
-        for kind, gauge in self._memory.items():
-            if kind in sizes:
-                gauge.set(sizes[kind])
+        """Of `Brain.memory`; nothing is told where nothing is known."""
+        for kind, size in sizes.items():
+            self._memory.labels(kind).set(size)
 
     # --- the batcher's Watcher ---
 

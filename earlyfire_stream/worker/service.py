@@ -336,8 +336,12 @@ class Service:
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._readiness)
         app.router.add_get("/metrics", self._metrics_text)
+        # What is no HTTP would fill the log with tracebacks; `_errors` logs what is ours.
+        http_log = log.getChild("http")
+        http_log.setLevel(logging.CRITICAL)
         runner = web.AppRunner(
             app,
+            logger=http_log,
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=CLOSE_S,
@@ -574,7 +578,7 @@ class Service:
             raise Full
         self._reading += 1
         try:
-            chat = read_chat(await _body(request), self.settings.limits)
+            chat = read_chat(await _body(request, self.settings.body_limit), self.settings.limits)
         finally:
             self._reading -= 1
         if chat.model is not None:
@@ -667,12 +671,15 @@ class _Told(Exception):
         self.response = response
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, limit: int) -> bytes:
+    """At most `limit` bytes, which aiohttp watches over where no length was announced."""
     if request.content_type != "application/json":
         # a web page can make a browser send anything else to this machine unasked
         raise BadRequest("Content-Type must be application/json", status=415)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise BadRequest("a compressed body is not taken", status=415)
+    if (request.content_length or 0) > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
     try:
         async with asyncio.timeout(BODY_S):
             return await request.read()
