@@ -184,7 +184,7 @@ class BaselineEngine:
 def _judge(detector: SmokeDetector, request: Request) -> Look:
     """In a thread. ValueError becomes EngineRejected: that picture cannot be looked at."""
     image: npt.NDArray[Any] | None = request.image
-    if image is None:
+    if image is None and request.jpeg:  # OpenCV asserts that there are bytes
         image = cv2.imdecode(np.frombuffer(request.jpeg, np.uint8), cv2.IMREAD_COLOR)
     try:
         if image is None:
@@ -210,7 +210,7 @@ def _options(given: Mapping[str, Any]) -> tuple[SmokeSettings, int, int]:
             raise unknown("option of engine 'baseline'", key, [*whole, *smoke])
         integer = isinstance({**whole, **smoke}[key], int)
         allowed = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
-        if not allowed or not math.isfinite(value):
+        if not allowed or not abs(value) <= 2**53:  # nor NaN, nor what no float holds
             raise UsageError(f"option {key} of engine 'baseline' cannot be {value!r}")
         if key in whole:
             if value < 1:

@@ -46,6 +46,7 @@ from earlyfire_stream.engines.streaming import (
     WatchedStream,
     asked_again,
     count,
+    dumped,
     duration_s,
     error_said,
     grey_picture,
@@ -399,7 +400,7 @@ class ChatClient:
         }
         for said in fields.values():
             body |= said
-        return orjson.dumps(body)
+        return dumped(body)
 
     def _do_without(self, why: _FieldRefused) -> None:
         self._refused_fields |= why.fields
@@ -431,6 +432,10 @@ class ChatClient:
                         f"{self.address}: no chat completions there, but "
                         f"{printable(response.content_type)}: {text}"
                     )
+        except aiohttp.ClientResponseError as error:
+            raise EngineBroken(
+                f"{self.address}: that is no HTTP: {self._hidden(words(error))}"
+            ) from error
         except aiohttp.ClientError as error:
             if growth.text:
                 raise EngineBroken(

@@ -51,6 +51,7 @@ from earlyfire_stream.engines.streaming import (
     asked_again,
     coord_space,
     count,
+    dumped,
     duration_s,
     error_said,
     grey_picture,
@@ -350,7 +351,7 @@ class OllamaEngine:
         body = {**self._fixed, "messages": messages}
         if schema is not None:
             body["format"] = schema
-        return orjson.dumps(body)
+        return dumped(body)
 
     async def _stream(self, body: bytes, visual_tokens: int) -> Reply:
         assert self._session is not None, "enter the engine first"
@@ -379,6 +380,8 @@ class OllamaEngine:
                         stream.whole()
                 if reading.rest:
                     reading.add(reading.rest, self._clock.wall_ns())
+        except aiohttp.ClientResponseError as error:
+            raise EngineBroken(f"{self.address}: that is no HTTP: {words(error)}") from error
         except aiohttp.ClientError as error:
             if reading.begun:
                 raise EngineBroken(
@@ -419,7 +422,9 @@ class OllamaEngine:
 
     async def _ask_version(self, session: aiohttp.ClientSession) -> str:
         found = await self._question(session, "GET", "api/version")
-        return str(found.get("version", ""))
+        if not isinstance(version := found.get("version"), str):
+            raise EngineBroken(f"{self.address}: that is no Ollama: it tells no version")
+        return version
 
     async def _ask_model(self, session: aiohttp.ClientSession) -> _Model:
         found = await self._question(session, "POST", "api/show", {"model": self._model})

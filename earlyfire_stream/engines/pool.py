@@ -195,6 +195,7 @@ class Pool:
                     await probing
         finally:
             await self._stack.aclose()
+            self.members.clear()
 
     async def add(self, url: URL) -> Member:
         """A worker that is not asked yet; see `join`."""

@@ -50,6 +50,8 @@ from earlyfire_stream.verdict import Box, CoordSpace
 __all__ = ["PROFILES", "Profile", "SimulatedEngine"]
 
 NORMAL = NormalDist()
+GREATEST = 2**53
+"""Of an option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +247,15 @@ def _option(old: object, value: object) -> object:
             raise TypeError("a list of [tokens, probability] is needed")
         return tuple((_finite(size), _finite(chance)) for size, chance in value)
     if isinstance(old, int):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > GREATEST:
             raise TypeError("a whole number is needed")
         return value
     return _finite(value)
 
 
 def _finite(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # NaN fails the comparison, and an int that no float holds passes no conversion
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= GREATEST:
         raise TypeError("a number is needed")
     return float(value)
 
@@ -281,7 +284,8 @@ class _Said:
 
 def _draws(*key: object) -> tuple[float, ...]:
     """Eight uniform draws strictly between 0 and 1, fixed by the key (52 bits each)."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=64).digest()
+    text = "\x1f".join(map(str, key))
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=64).digest()
     return tuple([((word >> 12) + 0.5) / 2**52 for word in struct.unpack(">8Q", digest)])
 
 
@@ -425,7 +429,7 @@ class SimulatedEngine:
             needs_pixels=False,
             needs_truth=True,
             max_concurrency=256,
-            default_concurrency=self.profile.slots,
+            default_concurrency=min(256, self.profile.slots),
             virtual_ok=True,
         )
 

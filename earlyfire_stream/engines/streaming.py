@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import os
 import re
 import types
 import typing
@@ -54,6 +55,8 @@ REPEATS = 30
 """Ollama gives up after as many identical tokens, without a word; so do we, with one."""
 FINISH_CHARS = 40
 """Of a finish reason; the known ones are words."""
+STREAM_LIMIT = 16_000_000
+"""Bytes of an answer; TEXT_LIMIT characters of one-letter tokens, each with its probabilities."""
 ERROR_BYTES = 16_384
 ERROR_CHARS = 300
 ERROR_S = 2.0
@@ -135,6 +138,14 @@ def jpeg_of(image: npt.NDArray[np.uint8], quality: int) -> bytes:
 def grey_picture() -> npt.NDArray[np.uint8]:
     """280 x 280, 100 visual tokens: for warming up and for asking whether a model sees."""
     return np.full((280, 280, 3), 128, np.uint8)
+
+
+def dumped(body: Mapping[str, Any]) -> bytes:
+    """As JSON; EngineRejected for half a surrogate pair, which YAML lets into a prompt."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise EngineRejected(f"the request cannot be sent: {error}") from error
 
 
 def payload(body: bytes) -> bytes | io.BytesIO:
@@ -233,6 +244,7 @@ class WatchedStream:
         self._silence_s = silence_s
         self._address = address
         self._tail_until: float | None = None
+        self._size = 0
 
     def whole(self, tail_s: float = TAIL_S) -> None:
         """The last token is there; no error can come any more, only the end."""
@@ -245,7 +257,7 @@ class WatchedStream:
             until = asyncio.get_running_loop().time() + self._silence_s
         try:
             async with asyncio.timeout_at(until):
-                return await self._content.readany()
+                chunk = await self._content.readany()
         except TimeoutError:
             if self._tail_until is not None:
                 return b""
@@ -256,6 +268,10 @@ class WatchedStream:
             if self._tail_until is not None:
                 return b""  # the answer is whole; what broke off were counts and timings
             raise
+        self._size += len(chunk)
+        if self._size > STREAM_LIMIT:
+            raise EngineBroken(f"{self._address}: an answer of more than {STREAM_LIMIT:,} bytes")
+        return chunk
 
 
 @dataclass(slots=True)
@@ -358,6 +374,9 @@ def duration_s(value: object, per_second: float) -> float | None:
 
 def words(error: BaseException) -> str:
     """What a person can read of it; a timeout says nothing of its own."""
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        # aiohttp's own text names the address again, and an `ssl:default` that is no TLS
+        return os.strerror(number) if number > 0 else printable(str(error.os_error))
     return printable(str(error)) or type(error).__name__
 
 
