@@ -1,13 +1,18 @@
-"""Attention without waste, the same numbers. Registered with transformers by name.
+"""The same numbers with less waste. Attention is registered with transformers by name.
 
 Vision: Qwen2.5-VL looks at an image through windows of 8 x 8 patches, and transformers calls the
 attention once a window and layer (84 times a layer for 1280 x 720) where no flash attention is
 installed. Here windows of one size go together in one call. The name contains `flash` because
 transformers hands the boundaries of the windows over, instead of cutting, to such names only.
 
-Language: the prompt's rest meets a cached prefix, so transformers makes a full mask, and with a
-mask every query meets every key although half of them are masked. On a CPU the queries are taken
-in blocks, each with the keys it can see.
+Language: the prompt's rest meets a cached prefix, so there are more keys than queries, and for that
+torch's fast causal kernels have no alignment that fits: transformers makes a full mask, and with a
+mask every query meets every key although half of them are masked. Here queries that nobody asks
+stand in for the prefix, and the causal kernel is used. Where rows are padded a mask it must be;
+then, on a CPU, the queries are taken in blocks, each with the keys it can see.
+
+Patches: their embedding is a convolution whose kernel is as large as its input: a matrix product,
+which convolution kernels do in twice the time (on a CPU; in bfloat16 on CUDA some are far worse).
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from transformers.masking_utils import sdpa_mask
 __all__ = ["LANGUAGE", "VISION", "use"]
 
 VISION = "earlyfire_flash_windows"
-LANGUAGE = "earlyfire_blocks"
+LANGUAGE = "earlyfire_causal"
 
 BLOCK = 192
 """Queries at a time: few enough to leave out most of what is masked, many enough for the CPU."""
@@ -80,7 +85,7 @@ def windows_attention(
     return whole[None], None
 
 
-def blocks_attention(
+def causal_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -90,25 +95,29 @@ def blocks_attention(
     scaling: float,
     **_others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Batch x heads x queries x width -> batch x queries x heads x width, causal: the last query
-    sees every key. `attention_mask` as sdpa_mask makes it, None where all is seen that may be."""
+    """Batch x heads x queries x width -> batch x queries x heads x width; the last query sees
+    every key. `attention_mask` as `causal_mask` makes it, None where nothing is padded."""
     groups = module.num_key_value_groups
-    queries, keys = query.shape[2], key.shape[2]
+    batch, heads, queries, width = query.shape
+    keys = key.shape[2]
     if queries == 1:
         # all heads of a group ask as if they were further queries: no copy of keys and values
-        batch, heads, _, width = query.shape
         packed = query.reshape(batch, heads // groups, groups, width)
         out = attend(packed, key, value, attn_mask=attention_mask, scale=scaling)
         return out.reshape(batch, heads, 1, width).transpose(1, 2), None
+    if attention_mask is None and query.is_cuda:
+        query = _led_by_nobody(query, keys)
+        out = attend(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+        return out[:, :, keys - queries :].transpose(1, 2), None
     key = key.repeat_interleave(groups, dim=1)
     value = value.repeat_interleave(groups, dim=1)
     if attention_mask is None:
-        assert queries == keys
-        out = attend(query, key, value, is_causal=True, scale=scaling)
-        return out.transpose(1, 2), None
+        out = attend(_led_by_nobody(query, keys), key, value, is_causal=True, scale=scaling)
+        return out[:, :, keys - queries :].transpose(1, 2), None
+    block = queries if query.is_cuda else BLOCK
     blocks = []
-    for start in range(0, queries, BLOCK):
-        end = min(start + BLOCK, queries)
+    for start in range(0, queries, block):
+        end = min(start + block, queries)
         seen = keys - queries + end
         blocks.append(
             attend(
@@ -122,17 +131,43 @@ def blocks_attention(
     return torch.cat(blocks, dim=2).transpose(1, 2), None
 
 
+def _led_by_nobody(query: torch.Tensor, keys: int) -> torch.Tensor:
+    """As many queries as keys, the given ones last."""
+    return torch.nn.functional.pad(query, (0, 0, keys - query.shape[2], 0))
+
+
+def causal_mask(
+    *, attention_mask: torch.Tensor | None = None, **kwargs: Any
+) -> torch.Tensor | None:
+    """None where every row is whole, else sdpa's mask."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    return sdpa_mask(attention_mask=attention_mask, **kwargs)
+
+
 AttentionInterface.register(VISION, windows_attention)
-AttentionInterface.register(LANGUAGE, blocks_attention)
-AttentionMaskInterface.register(LANGUAGE, sdpa_mask)
+AttentionInterface.register(LANGUAGE, causal_attention)
+AttentionMaskInterface.register(LANGUAGE, causal_mask)
+
+
+class _PatchProduct(torch.nn.Module):
+    """Takes the place of a Conv3d that sees each input once."""
+
+    def __init__(self, convolution: torch.nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = convolution.weight
+        self.bias = convolution.bias
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
 def use(model: Any) -> None:
     """Take these for a model that was loaded with sdpa."""
-    chosen = {}
+    embed = model.model.visual.patch_embed
+    if isinstance(embed.proj, torch.nn.Conv3d) and embed.proj.stride == embed.proj.kernel_size:
+        embed.proj = _PatchProduct(embed.proj)
+    chosen = {"text_config": LANGUAGE}
     if hasattr(model.config.vision_config, "fullatt_block_indexes"):
         chosen["vision_config"] = VISION
-    if model.device.type == "cpu":
-        chosen["text_config"] = LANGUAGE
-    if chosen:
-        model.set_attn_implementation(chosen)
+    model.set_attn_implementation(chosen)
