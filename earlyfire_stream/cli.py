@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from earlyfire_stream import __version__, bench, run
 from earlyfire_stream.clock import virtual_run
@@ -388,23 +389,30 @@ def doctor(
     engine: EngineOpt = None,
     model: ModelOpt = None,
     url: UrlOpt = None,
+    worker: WorkerOpt = None,
+    recording: RecordingOpt = None,
     broker: Annotated[str, typer.Option(help=BROKER_HELP)] = "auto",
     password_file: PasswordOpt = None,
 ) -> None:
     """Say what is there, what is missing, and the command that mends it."""
     from earlyfire_stream.doctor import examine
 
-    console = Console()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("", "what", "found", "remedy"):
-        table.add_column(title, overflow="fold")
     checks = asyncio.run(
-        examine(engine=engine, model=model, url=url, broker=_broker(broker, password_file))
+        examine(
+            engine=engine,
+            model=model,
+            url=url,
+            workers=_listed(worker) or (),
+            recording=_absolute(recording),
+            broker=_broker(broker, password_file),
+        )
     )
+    console = Console(highlight=False, soft_wrap=True)  # a command in a remedy can be copied whole
     for check in checks:
-        mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
-        table.add_row(mark, check.what, check.found, "" if check.ok else check.remedy)
-    console.print(table)
+        mark = Text("✓ ", "green") if check.ok else Text("✗ ", "red")
+        console.print(mark.append(check.what, "bold").append(f": {check.found}", "default"))
+        if not check.ok:
+            console.print(Text("  → ", "yellow").append(check.remedy, "default"))
     if not all(check.ok for check in checks):
         raise typer.Exit(BAD_INPUT)
 

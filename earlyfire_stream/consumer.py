@@ -652,7 +652,7 @@ class Consumer:
         context = [
             (one, image)
             for one, image in zip(frames[:-1], images[:-1], strict=True)
-            if image is not None
+            if image is not None or not self._engine.traits.needs_pixels
         ]
         for one, _ in context:
             self._take_into_clip(one)
@@ -672,7 +672,7 @@ class Consumer:
             user=user,
             schema=self._prompt.schema if self._scenario.engine.decode == "constrained" else None,
             deadline_ns=waiting.captured_ns + self._deadline_ns,
-            clip=tuple((one.captured_at, image) for one, image in context),
+            clip=tuple((one.captured_at, image) for one, image in context if image is not None),
             identity=identity(frame.jpeg),
             truth=label.truth,
             smoke=label.smoke,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,25 @@ def left_out(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what}: in CI that is a failure, not a skip")
     pytest.skip(what)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    return _nothing_is_skipped_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, Any]:
+    return _nothing_is_skipped_in_ci((yield))
+
+
+def _nothing_is_skipped_in_ci(report: Any) -> Any:
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"left out, which in CI is a failure: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -460,7 +460,7 @@ async def test_a_run_goes_on_after_a_crash_and_every_frame_has_its_fate(
     scenario = loaded(
         tmp_path,
         camera("north", interval="200ms"),
-        camera("poison", path="pictures", interval="4s", phase="1s"),
+        camera("poison", path="pictures", interval="10s", phase="1s"),
         engine={"name": "hf"},
         duration="8s",
     )

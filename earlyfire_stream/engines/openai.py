@@ -27,7 +27,7 @@ from earlyfire_stream.engines.chat import (
     base_url,
 )
 from earlyfire_stream.engines.streaming import coord_space, count, grey_picture, read_options
-from earlyfire_stream.errors import EngineError, UsageError
+from earlyfire_stream.errors import EngineError, EngineUnavailable, UsageError
 from earlyfire_stream.scenario import models
 from earlyfire_stream.tokens import MAX_TOKENS, MIN_TOKENS
 from earlyfire_stream.verdict import CoordSpace
@@ -184,7 +184,10 @@ class OpenAIEngine:
                 served = await client.models()
             except EngineError as error:
                 remedy = f"{START}; or set OPENAI_BASE_URL to where it runs"
-                return [Check("OpenAI-compatible server", False, str(error), remedy)]
+                found = str(error)
+                if isinstance(error, EngineUnavailable):
+                    found = found.partition("; ")[0]  # the remedy stands beside it
+                return [Check("OpenAI-compatible server", False, found, remedy)]
             lists = "no list of models" if served is None else f"serves {_listed(served)}"
             checks = [Check("OpenAI-compatible server", True, f"{lists} at {client.address}")]
             try:
