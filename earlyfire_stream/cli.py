@@ -48,6 +48,7 @@ LEFT_BEHIND = {
     "records.jsonl": "the fate of every frame, every answer and alarm",
     "cameras.jsonl": "what the cameras scheduled and sent, with the truth",
     "frames": "the frames that raised alarms",
+    "engine.jsonl": "what the engine's server told of itself",
     "run.json": "the scenario, its settings, versions and host",
 }
 """What a run folder may hold, in the order in which one would look at it."""
@@ -114,8 +115,12 @@ def _common(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        handlers=[
+            RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+        ],
     )
+    # Loading a model takes minutes: what the worker says of it is progress.
+    logging.getLogger("earlyfire_stream.engines.supervisor").setLevel(logging.INFO)
     # Its broker logs every client's coming and going, and its transport reconnects by itself.
     for noisy in ("amqtt", "transitions", "mqtt"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

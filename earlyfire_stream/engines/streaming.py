@@ -380,10 +380,10 @@ def words(error: BaseException) -> str:
     return printable(str(error)) or type(error).__name__
 
 
-def printable(text: str) -> str:
-    """One line of at most 300 characters without control codes, half surrogates or newlines."""
-    plain = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text[: 4 * ERROR_CHARS])
-    return plain.encode(errors="replace").decode().strip()[:ERROR_CHARS]
+def printable(text: str, limit: int = ERROR_CHARS) -> str:
+    """One line of at most `limit` characters, without control codes, half surrogates, newlines."""
+    plain = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text[: 4 * limit])
+    return plain.encode(errors="replace").decode().strip()[:limit]
 
 
 def error_said(found: object) -> str | None:

@@ -45,6 +45,9 @@ ASK_S = 5.0
 """Wall seconds for one question whether it is ready; a worker that loads may be slow to answer."""
 STOP_S = 10.0
 """Wall seconds that it may take to end once it was asked to."""
+OWN_WORDS = "earlyfire worker: "
+"""What the command's own messages begin with."""
+LINE_CHARS = 1000
 LAST_LINES = 12
 LINE_BYTES = 4096
 LAST_WORDS_S = 1.0
@@ -251,6 +254,9 @@ class _Worker(asyncio.SubprocessProtocol):
         """`: line | line`, of a process that has ended or is stuck; empty if it said nothing."""
         if self._exited.done():
             await asyncio.wait((self._silent,), timeout=LAST_WORDS_S)
+        refused = [line for line in self._said if line.startswith(OWN_WORDS)]
+        if refused:  # it knew what was wrong; what came before is of no use to anybody
+            return f": {refused[-1].removeprefix(OWN_WORDS)}"
         return f": {' | '.join(self._said)}" if self._said else ""
 
     async def stop(self) -> None:
@@ -295,7 +301,7 @@ class _Worker(asyncio.SubprocessProtocol):
 
     def _take(self, fd: int, raw: bytes) -> None:
         text = raw.decode("utf-8", "replace")
-        if fd == STDERR and (line := printable(text)):
+        if fd == STDERR and (line := printable(text, LINE_CHARS)):
             self._said.append(line)
             log.info("worker: %s", line)
         elif fd == STDOUT and not self._listening.done():

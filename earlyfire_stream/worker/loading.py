@@ -276,6 +276,8 @@ def _where(settings: ModelSettings, say: Callable[[str], None]) -> bool:
     if Path(settings.model).is_dir():
         say(f"model files: {Path(settings.model).resolve()}")
         return True
+    if settings.model.startswith((".", "/", "~")):
+        raise UsageError(f"there is no folder {settings.model} with a model in it")
     home = os.environ.get("HF_HOME")
     say(f"HF_HOME: {home or f'not set, so {constants.HF_HOME}'}")
     offline = bool(constants.HF_HUB_OFFLINE)
