@@ -36,7 +36,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt, read_reply
 from earlyfire_stream.engines import baseline, create
 from earlyfire_stream.engines.base import Engine, Reply, Request
-from earlyfire_stream.engines.simulated import SimulatedEngine
+from earlyfire_stream.engines.simulated import SimulatedEngine, say
 from earlyfire_stream.engines.smoke import Look, SmokeDetector
 from earlyfire_stream.errors import (
     EngineError,
@@ -570,10 +570,7 @@ class SimulatedPlace(Place):
         engine = self._engine()
         engine.profile = replace(engine.profile, unavailable=0.5, overloaded=0.5)
         kinds: dict[type[EngineError], Request] = {}
-        # which it is is drawn by camera and number
-        from earlyfire_stream.engines.simulated import say
-
-        for n in range(50):
+        for n in range(50):  # which it is is drawn by camera and number
             fault = say(engine.profile, 7, self.question(n)).fault
             kind = EngineUnavailable if fault == "unavailable" else EngineOverloaded
             kinds[kind] = self.question(n)
@@ -781,12 +778,12 @@ class WorkerPlace(Served):
         self._alone = {n: await self.engine.infer(self.question(n)) for n in range(MANY)}
         sure = sorted(reply.confidence or 0.0 for reply in self._alone.values())
         gaps = [b - a for a, b in itertools.pairwise(sure)]
-        assert sum(gap > 1e-4 for gap in gaps) >= MANY // 2, "the pictures cannot be told apart"
+        assert sum(gap > 1e-3 for gap in gaps) >= MANY // 2, "the pictures cannot be told apart"
 
     def agrees(self, n: int, request: Request, reply: Reply) -> None:
         alone = self._alone[n]
         assert reply.text == alone.text
-        assert reply.confidence == pytest.approx(alone.confidence, abs=1e-5)
+        assert reply.confidence == pytest.approx(alone.confidence, abs=1e-4)
 
 
 @asynccontextmanager
