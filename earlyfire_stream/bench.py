@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rich.table import Table
 
@@ -43,22 +43,32 @@ def variants(
     engines: Sequence[str],
     samplings: Sequence[str] = (),
     prompts: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> list[Variant]:
     """Every engine with every sampling and prompt; an empty sequence leaves the scenario's own.
 
-    A sampling is written `fixed:10s` or `adaptive:30s`: the policy and its idle interval.
+    An engine is written `ollama`, or `ollama:qwen2.5vl:3b` with its model (`simulated`: its
+    profile, `recorded`: its recording). A sampling is written `fixed:10s` or `adaptive:30s`: the
+    policy and its idle interval. `settings` hold for every variant.
     """
     own: Sequence[str | None] = [None]
     chosen = []
     for engine in engines or own:
         for sampling, wording in itertools.product(samplings or own, prompts or own):
             policy, idle = _sampling(sampling)
-            other = with_overrides(
-                scenario, engine=engine, policy=policy, idle=idle, prompt=wording
-            )
+            options = _engine(engine) | {"policy": policy, "idle": idle, "prompt": wording}
+            other = with_overrides(scenario, settings, **options)
             name = " ".join(filter(None, (engine, sampling, wording))) or scenario.engine.name
             chosen.append(Variant(name, other))
     return chosen
+
+
+def _engine(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    name, _, which = text.partition(":")
+    setting = {"simulated": "profile", "recorded": "recording"}.get(name, "model")
+    return {"engine": name, setting: which or None}
 
 
 def _sampling(text: str | None) -> tuple[str | None, float | None]:

@@ -323,7 +323,11 @@ def score(
 def bench_command(
     scenario: ScenarioArg,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="Engines to compare, such as baseline,ollama.")
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Engines to compare, with their models: baseline,ollama:qwen2.5vl:7b.",
+        ),
     ] = None,
     sampling: Annotated[
         str | None, typer.Option(help="Policies to compare, such as fixed:10s,adaptive:30s.")
@@ -331,9 +335,6 @@ def bench_command(
     prompt: Annotated[
         str | None, typer.Option(help="Prompts to compare, such as v1,v1-literal,mine.yaml.")
     ] = None,
-    model: ModelOpt = None,
-    url: UrlOpt = None,
-    worker: WorkerOpt = None,
     settings: SetOpt = None,
     speed: SpeedOpt = None,
     duration: DurationOpt = None,
@@ -341,20 +342,13 @@ def bench_command(
     out: OutOpt = Path("runs"),
 ) -> None:
     """Play one scenario several ways, the same frames each time, and compare them."""
-    engines = _listed(engine) or []
-    loaded = _loaded(
-        scenario,
-        engine=engines[0] if len(engines) == 1 else None,
-        model=model,
-        url=url,
-        worker=_listed(worker),
-        settings=settings,
-        speed=speed,
-        duration=_seconds(duration),
-        seed=seed,
-    )
+    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
     chosen = bench.variants(
-        loaded.scenario, engines, _listed(sampling) or [], _listed(prompt) or []
+        loaded.scenario,
+        _listed(engine) or (),
+        _listed(sampling) or (),
+        _listed(prompt) or (),
+        settings or (),
     )
     for variant in chosen:
         check_prompt(variant.scenario.engine.prompt)

@@ -45,6 +45,24 @@ def test_every_engine_is_combined_with_every_sampling_and_prompt() -> None:
     assert (last.sampling.policy, last.sampling.idle) == ("fixed", 5.0)
 
 
+@pytest.mark.parametrize(
+    ("engine", "name", "setting", "value"),
+    [
+        ("ollama:qwen2.5vl:3b", "ollama", "model", "qwen2.5vl:3b"),
+        ("hf:./model", "hf", "model", "./model"),
+        ("simulated:spec-gpu", "simulated", "profile", "spec-gpu"),
+        ("recorded:runs/a", "recorded", "recording", "runs/a"),
+        ("ollama", "ollama", "model", None),
+    ],
+)
+def test_an_engine_is_named_with_its_model(
+    engine: str, name: str, setting: str, value: str | None
+) -> None:
+    (only,) = variants(loads(QUICK).scenario, [engine])
+    assert only.scenario.engine.name == name
+    assert getattr(only.scenario.engine, setting) == value
+
+
 def test_nothing_named_is_the_scenario_as_it_stands() -> None:
     scenario = loads(QUICK).scenario
     (only,) = variants(scenario, [])
