@@ -540,6 +540,9 @@ def _prompt_from(name: str, sections: Mapping[str, Any], space: CoordSpace) -> P
     clip, explain = section.get("clip", CLIP + user), section.get("explain", EXPLAIN)
     if not isinstance(clip, str) or not isinstance(explain, str):
         raise UsageError(f"prompt file {name}: `clip` and `explain` must be texts")
+    for text in (system, user, clip, explain):
+        if text.encode(errors="replace").decode() != text:
+            raise UsageError(f"prompt file {name}: half of a surrogate pair stands in a text")
     asked = CoordSpace(answers)
     form = schema(asked) if enforced else None
     return Prompt(name, system, user, asked, form, clip, explain)

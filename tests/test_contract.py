@@ -482,6 +482,7 @@ def test_two_wordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
         ("resized_abs: {system: s, user: u}\nunit: {system: s}\n", "`system` and `user` must be"),
         ("any: {system: s, user: u, explain: 3}\n", "`clip` and `explain` must be texts"),
         ("colour: {system: s, user: u}\n", "neither a section"),
+        ('any: {system: "\\ud800", user: u}\n', "half of a surrogate pair"),
         ("[]\n", "needs sections"),
     ],
 )
