@@ -13,6 +13,9 @@ then, on a CPU, the queries are taken in blocks, each with the keys it can see.
 
 Patches: their embedding is a convolution whose kernel is as large as its input: a matrix product,
 which convolution kernels do in twice the time (on a CPU; in bfloat16 on CUDA some are far worse).
+
+Last layer: of a prompt only the last token's output is of use there, so the others leave nothing
+but their keys and values.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 __all__ = ["LANGUAGE", "VISION", "use"]
 
@@ -31,6 +35,10 @@ LANGUAGE = "earlyfire_causal"
 
 BLOCK = 192
 """Queries at a time: few enough to leave out most of what is masked, many enough for the CPU."""
+
+
+FEW = 16
+"""Queries while an answer is written: one, and what it forced."""
 
 
 class _Windows:
@@ -100,11 +108,16 @@ def causal_attention(
     groups = module.num_key_value_groups
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    if queries == 1:
+    if queries <= FEW:
         # all heads of a group ask as if they were further queries: no copy of keys and values
-        packed = query.reshape(batch, heads // groups, groups, width)
+        if attention_mask is None and queries > 1:
+            all_pairs = torch.ones((queries, keys), dtype=torch.bool, device=query.device)
+            attention_mask = all_pairs.tril(keys - queries)[None, None]
+        if attention_mask is not None and queries > 1:
+            attention_mask = attention_mask.repeat(1, 1, groups, 1)
+        packed = query.reshape(batch, heads // groups, groups * queries, width)
         out = attend(packed, key, value, attn_mask=attention_mask, scale=scaling)
-        return out.reshape(batch, heads, 1, width).transpose(1, 2), None
+        return out.reshape(batch, heads, queries, width).transpose(1, 2), None
     if attention_mask is None and query.is_cuda:
         query = _led_by_nobody(query, keys)
         out = attend(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
@@ -162,8 +175,48 @@ class _PatchProduct(torch.nn.Module):
         return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
+class _LastToken(torch.nn.Module):
+    """Takes the place of the last decoder layer: what it gives is one token long."""
+
+    def __init__(self, layer: Any, rotated: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self._rotated = rotated
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **others: Any,
+    ) -> Any:
+        assert position_embeddings is not None
+        cos, sin = position_embeddings
+        if hidden_states.shape[1] > 1:
+            attention = self.layer.self_attn
+            normed = self.layer.input_layernorm(hidden_states[:, :-1])
+            shape = (*normed.shape[:2], -1, attention.head_dim)
+            keys = attention.k_proj(normed).view(shape).transpose(1, 2)
+            values = attention.v_proj(normed).view(shape).transpose(1, 2)
+            keys, _ = self._rotated(keys, keys, cos[:, :-1], sin[:, :-1])
+            past_key_values.update(keys, values, attention.layer_idx)
+            if attention_mask is not None:
+                attention_mask = attention_mask[:, :, -1:]
+        return self.layer(
+            hidden_states[:, -1:],
+            attention_mask=attention_mask,
+            position_embeddings=(cos[:, -1:], sin[:, -1:]),
+            position_ids=None if position_ids is None else position_ids[:, -1:],
+            past_key_values=past_key_values,
+            **others,
+        )
+
+
 def use(model: Any) -> None:
-    """Take these for a model that was loaded with sdpa."""
+    """Take these for a model that was loaded with sdpa. From then on it needs a cache, and gives
+    the last token's logits alone."""
     embed = model.model.visual.patch_embed
     if isinstance(embed.proj, torch.nn.Conv3d) and embed.proj.stride == embed.proj.kernel_size:
         embed.proj = _PatchProduct(embed.proj)
@@ -171,3 +224,7 @@ def use(model: Any) -> None:
     if hasattr(model.config.vision_config, "fullatt_block_indexes"):
         chosen["vision_config"] = VISION
     model.set_attn_implementation(chosen)
+    if model.config.model_type in ("qwen2_5_vl", "qwen2_vl"):
+        # the layer as it is known here; Qwen3 normalises its keys
+        layers = model.model.language_model.layers
+        layers[-1] = _LastToken(layers[-1], apply_rotary_pos_emb)
