@@ -31,11 +31,19 @@ from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
+from earlyfire_stream.records import load as read_log
+from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
+from earlyfire_stream.scoring.operating import (
+    OperatingPoint,
+    operating_curve,
+    parse_policies,
+    parse_thresholds,
+)
 from earlyfire_stream.transport.address import BrokerAddress, read_password
 from earlyfire_stream.worker.command import worker
 
@@ -303,6 +311,17 @@ def score(
         Path | None,
         typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
     ] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            "--threshold",
+            help="Operating curve: P(smoke) to alarm from, such as 0.1,0.5 or 0.1:0.9:0.1.",
+        ),
+    ] = None,
+    policies: Annotated[
+        str | None,
+        typer.Option("--alarm", help="Operating curve: alarm policies, such as 1of1,2of3."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print score.json.")] = False,
     fail_under: Annotated[
         str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
@@ -310,11 +329,21 @@ def score(
 ) -> None:
     """Score a run folder again, offline; a killed run too."""
     threshold = _threshold(fail_under)
+    grid = parse_thresholds(thresholds or "0.1:0.9:0.1")
+    alarms = parse_policies(policies) if policies is not None else ()
     result = run.rescore(folder, cameras_folder)
+    told = result.to_json()
+    points: tuple[OperatingPoint, ...] = ()
+    if thresholds is not None or policies is not None:
+        points = operating_curve(read_log(folder, cameras_folder), grid, alarms)
+        told["operating_curve"] = [point.to_json() for point in points]
     if as_json:
-        typer.echo(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
     else:
         _print_score(result)
+        if points:
+            typer.echo("")
+            Console().print(operating_table(points))
         typer.echo(f"\nwritten: {folder / 'score.json'}")
     _judge(result, threshold)
 

@@ -94,6 +94,27 @@ def test_score_as_json_has_the_documented_keys(nursery: Nursery, finished: Path)
     assert score["ledger"]["balanced"] is True
 
 
+def test_score_with_thresholds_adds_the_operating_curve(nursery: Nursery, finished: Path) -> None:
+    options = ("--threshold", "0.1,0.5…0.9", "--alarm", "1of1,2of3")
+    code, command = nursery.run("score", finished, *options, "--json", cwd=finished)
+    assert code == 0, command.err
+    points = json.loads(command.out)["operating_curve"]
+    assert [p["chosen"] for p in points] == [True] + [False] * 6
+    assert [p["threshold"] for p in points] == [None, *[0.1, 0.5, 0.9] * 2]
+    assert [p["alarm"] for p in points] == ["1of1"] * 4 + ["2of3"] * 3
+
+    code, command = nursery.run("score", finished, "--alarm", "2of3", cwd=finished)
+    assert code == 0, command.err
+    assert re.search(r"smoke from +alarm +views found", command.out)
+    assert re.search(r"as run +1of1 .*\n0.1 +2of3 ", command.out)
+
+
+def test_a_threshold_that_is_none_is_refused(nursery: Nursery, finished: Path) -> None:
+    code, command = nursery.run("score", finished, "--threshold", "2", cwd=finished)
+    assert (code, command.out) == (2, "")
+    assert "--threshold '2'" in command.err
+
+
 def test_a_score_under_the_threshold_exits_with_99(nursery: Nursery, finished: Path) -> None:
     code, command = nursery.run("score", finished, "--fail-under", "efs=101", cwd=finished)
     assert code == 99

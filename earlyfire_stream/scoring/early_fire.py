@@ -8,7 +8,15 @@ K readable answers. L and Q only multiply C, so a quick engine that always says 
 
 from __future__ import annotations
 
-__all__ = ["Score", "Terms", "earliness", "few_false_alarms", "score"]
+__all__ = [
+    "Score",
+    "Terms",
+    "alarm_policy",
+    "earliness",
+    "few_false_alarms",
+    "harmonic_mean",
+    "score",
+]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +62,13 @@ from earlyfire_stream.scoring.detection import (
 )
 from earlyfire_stream.scoring.footage import Footage, footage
 from earlyfire_stream.scoring.ledger import Ledger, balance
-from earlyfire_stream.scoring.statistics import Survival, bootstrap_means, survival, wilson_interval
+from earlyfire_stream.scoring.statistics import (
+    Survival,
+    bootstrap_means,
+    median,
+    survival,
+    wilson_interval,
+)
 from earlyfire_stream.verdict import Fate
 
 SCHEMA = 1
@@ -80,6 +94,13 @@ def few_false_alarms(per_camera_day: float) -> float:
     return 1 / (1 + per_camera_day / FALSE_PER_DAY)
 
 
+def harmonic_mean(d: float | None, f: float | None) -> float | None:
+    """2df/(d+f), 0 if both are 0; None unless both are known. (1, 0.5) → 0.667."""
+    if d is None or f is None:
+        return None
+    return 2 * d * f / (d + f) if d + f > 0 else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """The six terms, 0 to 1; None where the run has nothing to measure one by."""
@@ -94,10 +115,7 @@ class Terms:
     @property
     def combined(self) -> float | None:
         """C = 2DF/(D+F), 0 if both are 0; None unless both are known. (1, 0.5) → 0.667."""
-        d, f = self.detection, self.false_alarms
-        if d is None or f is None:
-            return None
-        return 2 * d * f / (d + f) if d + f > 0 else 0.0
+        return harmonic_mean(self.detection, self.false_alarms)
 
     @property
     def value(self) -> float | None:
@@ -167,10 +185,7 @@ class Score:
     @property
     def median_ttfd_s(self) -> float | None:
         """Over the detected views alone; `survival` counts the others too."""
-        found = sorted(v.ttfd_s for v in self.fires if v.ttfd_s is not None)
-        if not found:
-            return None
-        return (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
+        return median([v.ttfd_s for v in self.fires if v.ttfd_s is not None])
 
     def detected_within(self, seconds: float) -> float | None:
         """Share of views detected within so many seconds of the onset."""
@@ -262,7 +277,7 @@ def score(log: RunLog) -> Score:
     Cameras without a truth enter neither the Early-Fire Score nor v1; latency, tokens, answers and
     the ledger are of all cameras.
     """
-    policy = _policy(log)
+    policy = alarm_policy(log)
     everything = footage(log)
     known = tuple(f for f in everything if f.plan.truth)
     all_records = _records(everything)
@@ -332,7 +347,8 @@ def _records(footages: Sequence[Footage]) -> list[FrameRecord]:
     return [f.record for footage in footages for f in footage.frames if f.record is not None]
 
 
-def _policy(log: RunLog) -> AlarmPolicy:
+def alarm_policy(log: RunLog) -> AlarmPolicy:
+    """The run's own; RunFolderError if it is none."""
     try:
         return AlarmPolicy.model_validate(dict(log.alarm_policy))
     except ValidationError as why:

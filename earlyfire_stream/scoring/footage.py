@@ -40,6 +40,14 @@ class FrameOutcome:
         return Fate.ABANDONED if self.record is None else self.record.fate
 
     @property
+    def heeded(self) -> bool:
+        """An `ignore` polygon took its box, and with it any claim of smoke."""
+        if self.verdict is None or self.record is None or self.record.answer is None:
+            return False
+        told = self.record.answer.verdict
+        return told is not None and told.box is not None and self.verdict.box is None
+
+    @property
     def came(self) -> bool:
         """It reached the consumer."""
         record = self.record

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "Survival",
     "bootstrap_means",
+    "median",
     "percentile",
     "poisson_interval",
     "survival",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +58,11 @@ def percentile(values: Sequence[float], rank: int) -> float | None:
     if len(values) < max(1, FLOORS.get(rank, 1)):
         return None
     return float(np.percentile(np.asarray(values, dtype=float), rank))
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The middle one, of an even number the mean of both; None of nothing."""
+    return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True, slots=True)
