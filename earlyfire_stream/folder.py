@@ -8,7 +8,6 @@ import errno
 import itertools
 import os
 import platform
-import re
 import secrets
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt
 from earlyfire_stream.engines.base import Traits
 from earlyfire_stream.errors import RunFolderError
-from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, write_json
+from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, key_frame, write_json
 from earlyfire_stream.scenario.load import Loaded, digest, resolved
 
 KEY_FRAMES = 200
@@ -218,9 +217,7 @@ class KeyFrames:
             self._left += 1
             return
         self._kept += 1
-        # A foreign camera's name is a stranger's text: it must not decide where we write.
-        camera = re.sub(r"[^A-Za-z0-9_.-]", "_", record.alarm.camera)[:80]
-        name = f"{camera}-{record.alarm.seqs[-1]:06}-alarm.jpg"
+        name = key_frame(record.alarm.camera, record.alarm.seqs[-1], "alarm")
         try:
             self._folder.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(jpeg)

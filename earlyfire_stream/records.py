@@ -25,6 +25,7 @@ __all__ = [
     "RunLog",
     "Shot",
     "Snapshot",
+    "key_frame",
     "load",
     "read_run",
     "read_shots",
@@ -36,6 +37,7 @@ import contextlib
 import errno
 import gzip
 import os
+import re
 import shutil
 import threading
 import zlib
@@ -373,6 +375,15 @@ def _unwritable(path: Path, why: OSError) -> RunFolderError:
     full = why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "the disk is full; free some space" if full else "choose another folder with --out"
     return RunFolderError(f"{path}: cannot be written: {why.strerror} ({remedy})")
+
+
+def key_frame(camera: str, seq: int, what: str) -> str:
+    """The name of a picture kept in a run's `frames`: `north-000017-alarm.jpg`.
+
+    A foreign camera's name is a stranger's text: it must not decide where we write.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", camera)[:80]
+    return f"{safe}-{seq:06}-{what}.jpg"
 
 
 def write_json(path: Path, data: object) -> None:
