@@ -14,17 +14,21 @@ __all__ = [
     "CAMERAS_LOG",
     "GAUGES_LOG",
     "RECORDS_LOG",
+    "UNTOLD",
     "AlarmRecord",
     "Answer",
     "CameraPlan",
     "Explanation",
     "FirePlan",
     "FrameRecord",
+    "FrameTable",
     "Log",
     "Observer",
     "RunLog",
     "Shot",
+    "ShotTable",
     "Snapshot",
+    "Table",
     "key_frame",
     "load",
     "read_run",
@@ -36,22 +40,30 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import math
 import os
 import re
 import shutil
+import struct
 import threading
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self, TypeAlias
+from typing import Any, BinaryIO, Generic, Protocol, Self, TypeAlias, TypeVar, overload
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from earlyfire_stream.clock import Clock, VirtualLoop
 from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
+
+E = TypeVar("E")
+T = TypeVar("T")
 
 CAMERAS_LOG = "cameras.jsonl"
 RECORDS_LOG = "records.jsonl"
@@ -160,6 +172,8 @@ class FirePlan:
     id: str
     onset: float
     end: float | None = None
+    onset_source: str = ""
+    """How the onset is known; "" where the scenario does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +429,406 @@ def mend_torn_line(path: Path) -> None:
             file.truncate(size - step + tail.rfind(b"\n") + 1)
 
 
+# --- a million frames in little memory -----------------------------------------------------------
+#
+# As objects a million frames with their answers take more than 2 GB. A table keeps each as one
+# packed row of numbers; what has no fixed size stands apart, once. Objects are made when somebody
+# asks for one, and whole columns can be had as arrays.
+
+UNTOLD = -(2**63)
+"""Stands for None in a column of integers."""
+_MATTER: tuple[Fate, ...] = tuple(Fate)
+_WHY: tuple[Reason, ...] = tuple(Reason)
+_FATES: Mapping[str, int] = {fate: place for place, fate in enumerate(_MATTER)}
+_REASONS: Mapping[str, int] = {reason: place for place, reason in enumerate(_WHY)}
+_SMOKE: Mapping[bool | None, int] = {None: -1, False: 0, True: 1}
+_SEEN = (False, True, None)
+"""By the code in `_SMOKE`; -1 is the last."""
+
+
+class _Kept(Generic[T]):
+    """Each value once, known by its place."""
+
+    def __init__(self, *values: T) -> None:
+        self.values: list[T] = list(values)
+        self._places: dict[T, int] = {value: place for place, value in enumerate(values)}
+
+    def place(self, value: T) -> int:
+        found = self._places.get(value)
+        if found is None:
+            found = self._places[value] = len(self.values)
+            self.values.append(value)
+        return found
+
+
+class _Rows:
+    """Packed rows, one behind the other. `layout` names each column with its struct letter."""
+
+    def __init__(self, layout: Mapping[str, str]) -> None:
+        packer = struct.Struct("<" + "".join(layout.values()))
+        self.pack = packer.pack
+        self._unpack = packer.unpack_from
+        self._size = packer.size
+        self._type = np.dtype(list(zip(layout, map(np.dtype, layout.values()), strict=True)))
+        self.data = bytearray()
+
+    def __len__(self) -> int:
+        return len(self.data) // self._size
+
+    def __getitem__(self, place: int) -> tuple[Any, ...]:
+        return self._unpack(self.data, place * self._size)
+
+    def column(self, name: str) -> NDArray[Any]:
+        rows = np.frombuffer(self.data, self._type)
+        return np.ascontiguousarray(rows[name])
+
+
+class Table(Sequence[E]):
+    """A sequence of records; `column` gives one number of each as an array."""
+
+    def __init__(self, layout: Mapping[str, str]) -> None:
+        self._rows = _Rows(layout)
+        self._cameras: _Kept[str] = _Kept()
+        self._texts = bytearray()
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """By the number in the column `camera`, in order of their first record."""
+        return self._cameras.values
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self._rows.column(name)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[E]: ...
+    def __getitem__(self, index: int | slice) -> E | Sequence[E]:
+        places = range(len(self))[index]
+        return self._at(places) if isinstance(places, int) else [self._at(i) for i in places]
+
+    def __iter__(self) -> Iterator[E]:
+        return map(self._at, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _at(self, place: int) -> E:
+        raise NotImplementedError
+
+    def _put(self, text: str) -> tuple[int, int]:
+        data = text.encode("utf-8", "surrogatepass")
+        start = len(self._texts)
+        self._texts += data
+        return start, len(data)
+
+    def _text(self, start: int, length: int) -> str:
+        return self._texts[start : start + length].decode("utf-8", "surrogatepass")
+
+
+def _whole(value: dict[str, Any], kind: type) -> dict[str, Any]:
+    """With the defaults of fields that an older log does not have; TypeError for a stranger's."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{kind.__name__} is no object")
+    known = {f.name: f for f in fields(kind)}
+    strange = value.keys() - known.keys()
+    if strange:
+        raise TypeError(f"{kind.__name__} has no {sorted(strange)[0]!r:.40}")
+    made = {n: f.default_factory() for n, f in known.items() if f.default_factory is not MISSING}
+    plain = {n: f.default for n, f in known.items() if f.default is not MISSING}
+    return {**made, **plain, **value}
+
+
+_SHOT_LAYOUT: Mapping[str, str] = {
+    "camera": "I",
+    "seq": "q",
+    "captured_at": "d",
+    "captured_ns": "q",
+    "late_s": "d",
+    "unsent": "B",
+    "size_bytes": "q",
+    "smoke": "b",
+    "boxed": "?",
+    "truth": "I",
+    "identity": "Q",
+    "identity_length": "I",
+}
+
+
+class ShotTable(Table[Shot]):
+    """Columns: `unsent` a place in Reason, `smoke` 1, 0 or -1, `truth` 0 for none; see Shot."""
+
+    def __init__(self) -> None:
+        super().__init__(_SHOT_LAYOUT)
+        self._truths: list[tuple[Truth, ...]] = [()]
+
+    @classmethod
+    def of(cls, shots: Sequence[Shot]) -> ShotTable:
+        if isinstance(shots, ShotTable):
+            return shots
+        table = cls()
+        for shot in shots:
+            table.take(orjson.loads(orjson.dumps(shot)))
+        return table
+
+    def take(self, v: dict[str, Any]) -> None:
+        """Append one as its line holds it; KeyError, TypeError, ValueError if it is none."""
+        if len(v) != _SHOT_FIELDS:
+            v = _whole(v, Shot)
+        truth = 0
+        if v["truth"]:
+            truth = len(self._truths)
+            self._truths.append(tuple(Truth(t["fire"], _box(t["box"])) for t in v["truth"]))
+        rows = self._rows
+        rows.data += rows.pack(
+            self._cameras.place(v["camera"]),
+            v["seq"],
+            v["captured_at"],
+            v["captured_ns"],
+            v["late_s"],
+            _REASONS[v["unsent"]],
+            v["size_bytes"],
+            _SMOKE[v["smoke"]],
+            v["boxed"],
+            truth,
+            *self._put(v["identity"]),
+        )
+
+    def truth(self, number: int) -> tuple[Truth, ...]:
+        """By the number in the column `truth`."""
+        return self._truths[number]
+
+    def _at(self, place: int) -> Shot:
+        camera, seq, at, ns, late, unsent, size, smoke, boxed, truth, start, length = self._rows[
+            place
+        ]
+        return Shot(
+            camera=self._cameras.values[camera],
+            seq=seq,
+            captured_at=at,
+            captured_ns=ns,
+            late_s=late,
+            unsent=_WHY[unsent],
+            identity=self._text(start, length),
+            size_bytes=size,
+            smoke=_SEEN[smoke],
+            truth=self._truths[truth],
+            boxed=boxed,
+        )
+
+
+_FRAME_LAYOUT: Mapping[str, str] = {
+    "camera": "I",
+    "seq": "q",
+    "captured_at": "d",
+    "captured_ns": "q",
+    "fate": "B",
+    "reason": "B",
+    "detail": "I",
+    "received_ns": "q",
+    "published_ns": "q",
+    "admitted": "?",
+    "identity": "Q",
+    "identity_length": "I",
+    "answer": "I",
+}
+_ANSWER_LAYOUT: Mapping[str, str] = {
+    "started_ns": "q",
+    "decided_ns": "q",
+    "answered_ns": "q",
+    "width": "q",
+    "height": "q",
+    "visual_tokens": "q",
+    "prompt_tokens": "q",
+    "output_tokens": "q",
+    "finish": "I",
+    "text": "Q",
+    "text_length": "I",
+    "verdict": "b",
+    "xc": "d",
+    "yc": "d",
+    "w": "d",
+    "h": "d",
+    "confidence": "d",
+    "repairs": "I",
+    "box_error": "I",
+    "context": "I",
+    "server": "I",
+    "server_at": "Q",
+}
+_NAN = float("nan")
+"""No box, no confidence: JSON has no such number."""
+
+
+class FrameTable(Table[FrameRecord]):
+    """Columns: `fate` and `reason` places in Fate and Reason, `answer` 0 for none; see FrameRecord.
+
+    Those of `answer_column` are told by answer: number 1 of the column `answer` is the first.
+    `verdict` is 1, 0, or -1 for none; `w` and `confidence` are NaN for none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_FRAME_LAYOUT)
+        self._answers = _Rows(_ANSWER_LAYOUT)
+        self._words: _Kept[str] = _Kept("")
+        self._lists: _Kept[tuple[Any, ...]] = _Kept(())
+        self._timings = array("d")
+
+    @classmethod
+    def of(cls, frames: Sequence[FrameRecord]) -> FrameTable:
+        if isinstance(frames, FrameTable):
+            return frames
+        table = cls()
+        for frame in frames:
+            table.take(orjson.loads(orjson.dumps(frame)))
+        return table
+
+    def answer_column(self, name: str) -> NDArray[Any]:
+        return self._answers.column(name)
+
+    def take(self, v: dict[str, Any]) -> None:
+        """Append one as its line holds it; KeyError, TypeError, ValueError if it is none."""
+        if len(v) != _FRAME_FIELDS:
+            v = _whole(v, FrameRecord)
+        answer = 0
+        if v["answer"] is not None:
+            self._take_answer(v["answer"])
+            answer = len(self._answers)
+        detail = v["detail"]
+        received, published = v["received_ns"], v["published_ns"]
+        rows = self._rows
+        rows.data += rows.pack(
+            self._cameras.place(v["camera"]),
+            v["seq"],
+            v["captured_at"],
+            v["captured_ns"],
+            _FATES[v["fate"]],
+            _REASONS[v["reason"]],
+            self._words.place(detail) if detail else 0,
+            UNTOLD if received is None else received,
+            UNTOLD if published is None else published,
+            v["admitted"],
+            *self._put(v["identity"]),
+            answer,
+        )
+
+    def _take_answer(self, v: dict[str, Any]) -> None:
+        if len(v) != _ANSWER_FIELDS:
+            v = _whole(v, Answer)
+        told = v["verdict"]
+        smoke, box, confidence, repairs = -1, None, None, 0
+        if told is not None:
+            if len(told) != _VERDICT_FIELDS:
+                told = _whole(told, Verdict)
+            smoke = _SMOKE[told["has_smoke"]]
+            box = _box(told["box"])
+            confidence = told["confidence"]
+            repairs = self._lists.place(tuple(told["repairs"])) if told["repairs"] else 0
+        width, height = v["sent_size"]
+        prompt, output = v["prompt_tokens"], v["output_tokens"]
+        server = v["server"]
+        timings = len(self._timings)
+        self._timings.extend(server.values())
+        rows = self._answers
+        rows.data += rows.pack(
+            v["started_ns"],
+            v["decided_ns"],
+            v["answered_ns"],
+            width,
+            height,
+            v["visual_tokens"],
+            UNTOLD if prompt is None else prompt,
+            UNTOLD if output is None else output,
+            self._words.place(v["finish"]),
+            *self._put(v["text"]),
+            smoke,
+            *((_NAN, _NAN, _NAN, _NAN) if box is None else (box.xc, box.yc, box.w, box.h)),
+            _NAN if confidence is None else confidence,
+            repairs,
+            self._words.place(v["box_error"]),
+            self._lists.place(tuple(v["context"])) if v["context"] else 0,
+            self._lists.place(tuple(server)),
+            timings,
+        )
+
+    def repairs(self, number: int) -> tuple[str, ...]:
+        """By the number in the answers' column `repairs`."""
+        return self._lists.values[number]
+
+    def server(self) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.float64]]]:
+        """The engine's own timings, by what it told of: names, the answers' places, a row each."""
+        shape, begin = self.answer_column("server"), self.answer_column("server_at")
+        values = np.frombuffer(self._timings, np.float64) if self._timings else np.empty(0)
+        for number in dict.fromkeys(shape.tolist()):
+            names = self._lists.values[number]
+            places = np.flatnonzero(shape == number)
+            where = begin[places, None].astype(np.int64) + np.arange(len(names))
+            yield names, places, values[where]
+
+    def _at(self, place: int) -> FrameRecord:
+        (
+            camera, seq, at, ns, fate, reason, detail, received, published, admitted, start, length,
+            answer,
+        ) = self._rows[place]  # fmt: skip
+        return FrameRecord(
+            camera=self._cameras.values[camera],
+            seq=seq,
+            captured_at=at,
+            captured_ns=ns,
+            fate=_MATTER[fate],
+            reason=_WHY[reason],
+            detail=self._words.values[detail],
+            received_ns=None if received == UNTOLD else received,
+            published_ns=None if published == UNTOLD else published,
+            admitted=admitted,
+            identity=self._text(start, length),
+            answer=self._answer(answer - 1) if answer else None,
+        )
+
+    def _answer(self, place: int) -> Answer:
+        (
+            started, decided, answered, width, height, visual, prompt, output, finish, start,
+            length, smoke, xc, yc, w, h, confidence, repairs, box_error, context, server, begin,
+        ) = self._answers[place]  # fmt: skip
+        verdict = None
+        if smoke >= 0:
+            verdict = Verdict(
+                has_smoke=smoke == 1,
+                box=None if math.isnan(w) else Box(xc, yc, w, h),
+                confidence=None if math.isnan(confidence) else confidence,
+                repairs=self._lists.values[repairs],
+            )
+        names = self._lists.values[server]
+        return Answer(
+            started_ns=started,
+            decided_ns=decided,
+            answered_ns=answered,
+            sent_size=(width, height),
+            visual_tokens=visual,
+            prompt_tokens=None if prompt == UNTOLD else prompt,
+            output_tokens=None if output == UNTOLD else output,
+            finish=self._words.values[finish],
+            text=self._text(start, length),
+            verdict=verdict,
+            box_error=self._words.values[box_error],
+            server=dict(zip(names, self._timings[begin : begin + len(names)], strict=True)),
+            context=self._lists.values[context],
+        )
+
+
+_SHOT_FIELDS = len(fields(Shot))
+_FRAME_FIELDS = len(fields(FrameRecord))
+_ANSWER_FIELDS = len(fields(Answer))
+_VERDICT_FIELDS = len(fields(Verdict))
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -431,47 +845,33 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
         raise UsageError(
             f"{side}: plays another scenario than {folder}; they cannot be scored as one"
         )
-    shots: list[Shot] = []
-    frames: list[FrameRecord] = []
-    alarms: list[AlarmRecord] = []
-    explanations: list[Explanation] = []
-    notes: list[Mapping[str, Any]] = []
-    torn = 0
+    shots, frames = ShotTable(), FrameTable()
+    others = _Others()
     for log in (side / CAMERAS_LOG, folder / RECORDS_LOG):
-        for item in _items(log):
-            match item:
-                case Shot():
-                    shots.append(item)
-                case FrameRecord():
-                    frames.append(item)
-                case AlarmRecord():
-                    alarms.append(item)
-                case Explanation():
-                    explanations.append(item)
-                case None:
-                    torn += 1
-                case _:
-                    notes.append(item)
+        _read(log, shots, frames, others)
+    notes = others.notes
     return RunLog(
         run=run,
         cameras=tuple(_plan(c) for c in cameras_run.get("cameras") or run["cameras"]),
         shots=shots,
         frames=frames,
-        alarms=alarms,
-        explanations=explanations,
+        alarms=others.alarms,
+        explanations=others.explanations,
         notes=notes,
         duplicates=sum(int(n.get("duplicates", 0)) for n in notes if n["what"] == "session_end"),
         complete=bool(run["complete"]),
-        torn_lines=torn,
+        torn_lines=others.torn,
         duration_s=run.get("played_s"),
         speed=float(run["speed"]),
         alarm_policy=run["settings"]["alarm"],
     )
 
 
-def read_shots(path: Path) -> Iterator[Shot]:
+def read_shots(path: Path) -> Sequence[Shot]:
     """The frames of one cameras' log."""
-    return (item for item in _items(path) if isinstance(item, Shot))
+    shots = ShotTable()
+    _read(path, shots, FrameTable(), _Others())
+    return shots
 
 
 def read_run(folder: Path) -> Mapping[str, Any]:
@@ -493,12 +893,18 @@ def read_run(folder: Path) -> Mapping[str, Any]:
     return run
 
 
-Item = Entry | Mapping[str, Any]
-"""What one line holds; a mapping is a note."""
+@dataclass(slots=True)
+class _Others:
+    """What a log holds beside shots and frames."""
+
+    alarms: list[AlarmRecord] = field(default_factory=list)
+    explanations: list[Explanation] = field(default_factory=list)
+    notes: list[Mapping[str, Any]] = field(default_factory=list)
+    torn: int = 0
 
 
-def _items(path: Path) -> Iterator[Item | None]:
-    """What a log and its rotated parts hold, in order; None for the torn last line."""
+def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> None:
+    """Take in what a log and its rotated parts hold, in order."""
     parts = sorted(path.parent.glob(f"{path.stem}-*.jsonl*"))
     for part in [p for p in parts if not p.name.endswith(".tmp")] + [path]:
         packed = part.suffix == ".gz"
@@ -513,57 +919,47 @@ def _items(path: Path) -> Iterator[Item | None]:
                     number += 1
                     # A line without its end is torn even if it can be read: it is cut off when
                     # the log is continued (`mend_torn_line`).
-                    yield _item(line) if line.endswith(b"\n") else None
-        except (KeyError, TypeError, ValueError) as why:  # JSONDecodeError is a ValueError
+                    if not line.endswith(b"\n"):
+                        others.torn += 1
+                        continue
+                    data = orjson.loads(line)
+                    kind = data["k"]
+                    if kind == "frame":
+                        frames.take(data["v"])
+                    elif kind == "shot":
+                        shots.take(data["v"])
+                    else:
+                        _take_other(kind, data["v"], others)
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            ArithmeticError,
+            struct.error,
+        ) as why:
+            # everything that a line can hold in the wrong place; JSONDecodeError is a ValueError
             raise RunFolderError(f"{part}, line {number}: no record: {why!s:.200}") from why
         except (OSError, EOFError, zlib.error) as why:
             raise RunFolderError(f"{part}, after line {number}: cannot be read: {why}") from why
 
 
-def _item(line: bytes) -> Item:
-    data = orjson.loads(line)
-    kind, value = data["k"], data["v"]
+def _take_other(kind: object, value: Any, others: _Others) -> None:
     match kind:
-        case "shot":
-            return _shot(value)
-        case "frame":
-            return _frame(value)
         case "alarm":
-            return _alarm(value)
+            others.alarms.append(_alarm(value))
         case "explanation":
-            return Explanation(**value)
+            others.explanations.append(Explanation(**value))
         case "note":
             if not isinstance(value, dict) or not {"what", "wall_ns"} <= value.keys():
                 raise ValueError("a note without what or wall_ns")
-            return value
+            others.notes.append(value)
         case _:
             raise ValueError(f"kind {kind!r:.20} is unknown")
 
 
 def _box(value: Mapping[str, float] | None) -> Box | None:
     return None if value is None else Box(**value)
-
-
-def _shot(v: dict[str, Any]) -> Shot:
-    v["unsent"] = Reason(v["unsent"])
-    v["truth"] = tuple(Truth(t["fire"], _box(t["box"])) for t in v["truth"])
-    return Shot(**v)
-
-
-def _frame(v: dict[str, Any]) -> FrameRecord:
-    v["fate"] = Fate(v["fate"])
-    v["reason"] = Reason(v["reason"])
-    answer = v["answer"]
-    if answer is not None:
-        verdict = answer["verdict"]
-        if verdict is not None:
-            verdict["box"] = _box(verdict["box"])
-            verdict["repairs"] = tuple(verdict["repairs"])
-            answer["verdict"] = Verdict(**verdict)
-        answer["sent_size"] = tuple(answer["sent_size"])
-        answer["context"] = tuple(answer.get("context", ()))
-        v["answer"] = Answer(**answer)
-    return FrameRecord(**v)
 
 
 def _alarm(v: dict[str, Any]) -> AlarmRecord:

@@ -20,12 +20,14 @@ from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.records import (
     CAMERAS_LOG,
     RECORDS_LOG,
+    UNTOLD,
     AlarmRecord,
     Answer,
     CameraPlan,
     Explanation,
     FirePlan,
     FrameRecord,
+    FrameTable,
     Log,
     RunLog,
     Shot,
@@ -144,6 +146,45 @@ def test_every_record_is_read_back_with_every_field(tmp_path: Path) -> None:
     assert tuple(log.cameras) == PLANS
     assert (log.complete, log.speed, log.duration_s, log.torn_lines) == (True, 2.0, 120.5, 0)
     assert log.alarm_policy == {"k": 2, "n": 3}
+
+
+def test_a_log_without_the_newer_fields_is_read_with_their_defaults(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    in_log(folder / RECORDS_LOG, FRAME)
+    line = orjson.loads((folder / RECORDS_LOG).read_bytes())
+    for late in ("server", "context"):
+        del line["v"]["answer"][late]
+    del line["v"]["identity"]
+    (folder / RECORDS_LOG).write_bytes(orjson.dumps(line) + b"\n")
+    (frame,) = load(folder).frames
+    assert frame == replace(FRAME, identity="", answer=replace(ANSWER, server={}, context=()))
+
+
+def test_frames_are_a_sequence_that_can_be_cut_and_counted_from_the_end(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    made = [replace(FRAME, seq=seq) for seq in range(3)]
+    in_log(folder / RECORDS_LOG, *made)
+    frames = load(folder).frames
+    assert (frames[0], frames[-1], frames[1:]) == (made[0], made[2], made[1:])
+    assert frames == made
+    assert frames != made[:2]
+    with pytest.raises(IndexError):
+        frames[3]
+
+
+def test_the_columns_of_frames_and_their_answers_are_arrays(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    bare = replace(FRAME, camera="south", answer=None, received_ns=None)
+    in_log(folder / RECORDS_LOG, bare, FRAME)
+    frames = FrameTable.of(load(folder).frames)
+    assert frames.cameras == ["south", "north"]
+    assert frames.column("camera").tolist() == [0, 1]
+    assert frames.column("received_ns").tolist() == [UNTOLD, 5]
+    assert frames.column("answer").tolist() == [0, 1]
+    assert frames.answer_column("verdict").tolist() == [1]
+    assert [(n, p.tolist(), v.tolist()) for n, p, v in frames.server()] == [
+        (("load_s",), [0], [[0.5]])
+    ]
 
 
 def test_reading_leaves_run_json_as_it_stands(tmp_path: Path) -> None:
@@ -321,6 +362,14 @@ def test_a_log_that_is_nothing_but_a_torn_line_begins_anew(tmp_path: Path) -> No
         b'{"k":"frame","v":[1]}',
         b'{"k":"shot","v":{"unsent":"by mistake","truth":[]}}',
         b'{"k":"shot","v":{"unsent":"","truth":[],"colour":"red"}}',
+        orjson.dumps({"k": "frame", "v": replace(FRAME, seq=2**63)}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, seq=1.5)}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, camera=["north"])}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, answer=[1])}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, answer=replace(ANSWER, server=[]))}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, answer=replace(ANSWER, sent_size=1))}),
+        orjson.dumps({"k": "frame", "v": replace(FRAME, answer=replace(ANSWER, text=None))}),
+        orjson.dumps({"k": "shot", "v": replace(SHOT, smoke="yes")}),
         b'{"k":"note","v":{"what":"pulse"}}',
         b'{"k":"poem","v":{}}',
         b'{"k":"frame","v":{"caf\xff',
