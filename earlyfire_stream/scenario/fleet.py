@@ -11,9 +11,11 @@ __all__ = [
     "copies",
     "declared_cadence",
     "expand",
+    "in_shard",
     "phases",
     "plan",
     "plays_native_times",
+    "share",
 ]
 
 import hashlib
@@ -44,6 +46,22 @@ def expand(scenario: Scenario) -> tuple[Camera, ...]:
         for n, camera_id in enumerate(ids):
             played.append(first[n % distinct].model_copy(update={"id": camera_id}))
     return tuple(played)
+
+
+def share(scenario: Scenario, k: int, n: int) -> Scenario:
+    """The scenario with the cameras of the k-th of n parts, from 0.
+
+    A camera's part follows from its first fire, or from its own id: it stays where it is when
+    others are added, and all that see a fire stay together. Phases are drawn anew for each part.
+    """
+    cameras = expand(scenario)
+    kept = [c for c in cameras if in_shard(c.fires[0].id if c.fires else c.id, (k, n))]
+    return scenario.model_copy(update={"cameras": tuple(kept)})
+
+
+def in_shard(group: str, shard: tuple[int, int] | None) -> bool:
+    """Does what is called `group` (a fire, or a camera without one) fall into part k of n?"""
+    return shard is None or _below(shard[1], "shard", group) == shard[0]
 
 
 def phases(
@@ -105,7 +123,12 @@ def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0)
     return CameraPlan(
         id=camera.id,
         fires=tuple(
-            FirePlan(f.id, f.onset + begins_at, None if f.end is None else f.end + begins_at)
+            FirePlan(
+                f.id,
+                f.onset + begins_at,
+                None if f.end is None else f.end + begins_at,
+                f.onset_source,
+            )
             for f in camera.fires
         ),
         cadence_s=cadence_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "FORMAT",
     "Loaded",
+    "Shard",
     "digest",
     "load",
     "loads",
@@ -36,8 +37,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from earlyfire_stream.errors import Problem, ScenarioError, UsageError
-from earlyfire_stream.scenario import fleet
-from earlyfire_stream.scenario.models import ENGINES, ENV, Conflicts, Engine, Scenario
+from earlyfire_stream.scenario import datasets, fleet
+from earlyfire_stream.scenario.models import ENGINES, ENV, Camera, Conflicts, Engine, Scenario
 
 FORMAT = 1
 """The version in `earlyfire: 1`."""
@@ -46,6 +47,8 @@ MAX_NODES = 200_000
 """Values of one file with its aliases expanded: 2,000 cameras with a hundred settings each."""
 MAX_DEPTH = 24
 MAX_CAMERAS = 10_000
+MAX_FAULTS = 12
+"""Of one dataset that are told one by one; the rest is counted."""
 SCHEMA_ID = "urn:earlyfire-stream:scenario:1"
 
 Scalar = str | int | float | bool | None
@@ -77,8 +80,16 @@ class Loaded:
     """The folder that paths of sources start from."""
 
 
-def load(path: str | Path, *, files: bool = True) -> Loaded:
-    """Read a scenario file. ScenarioError names everything that is wrong with it."""
+Shard = tuple[int, int]
+"""(k, n): the k-th of n parts of the fleet, from 0."""
+
+
+def load(path: str | Path, *, files: bool = True, shard: Shard | None = None) -> Loaded:
+    """Read a scenario file. ScenarioError names everything that is wrong with it.
+
+    Datasets are read as well and their recordings stand among the cameras. With `shard` only that
+    part of the fleet is left, all cameras of a fire in the same one.
+    """
     path = Path(path)
     file = str(path)
     try:
@@ -94,11 +105,20 @@ def load(path: str | Path, *, files: bool = True) -> Loaded:
         raise _refused(file, "is not UTF-8 text", "save it as UTF-8", line) from error
     except (OSError, ValueError) as error:
         raise _refused(file, f"cannot be read: {error}") from error
-    return loads(text, file, path.parent, files=files)
+    return loads(text, file, path.parent, files=files, shard=shard)
 
 
-def loads(text: str, file: str = "scenario", base: Path = Path(), *, files: bool = True) -> Loaded:
-    """Read a scenario's text. With `files` False, sources need not exist on this machine."""
+def loads(
+    text: str,
+    file: str = "scenario",
+    base: Path = Path(),
+    *,
+    files: bool = True,
+    shard: Shard | None = None,
+) -> Loaded:
+    """Read a scenario's text. With `files` False, sources need not exist on this machine, and
+    datasets stay unread.
+    """
     reading = _Reading()
     root = reading.tree(text)
     scenario = None
@@ -109,10 +129,78 @@ def loads(text: str, file: str = "scenario", base: Path = Path(), *, files: bool
         if files:
             for source, path in _sources(root):
                 _check_source(source, path, base, reading)
+        if files and scenario is not None and not reading.problems:
+            scenario = _with_recordings(scenario, root, base, reading, shard)
     if reading.problems or scenario is None:
         found = sorted(set(reading.problems), key=lambda p: (p.line, p.path))
         raise ScenarioError(file, tuple(found))
     return Loaded(_placed(scenario, base), text, file, base)
+
+
+def _with_recordings(
+    scenario: Scenario, root: _Node, base: Path, reading: _Reading, shard: Shard | None
+) -> Scenario:
+    """With a camera for each recording of each dataset; only those of `shard` where one is given.
+
+    What is wrong with a dataset is said at its own line, its first few recordings by name.
+    """
+    if shard is not None:
+        scenario = fleet.share(scenario, *shard)
+    cameras = list(scenario.cameras)
+    taken = {i for c in cameras for i in (c.id, *fleet.copies(c.id, c.count))}
+    for n, dataset in enumerate(scenario.datasets):
+        place, line = f"datasets[{n}]", _line_of(root, "datasets", n)
+        found = datasets.find(dataset, base)
+        for fault in found.faults[:MAX_FAULTS]:
+            reading.say(line, place, fault.message, fault.hint)
+        if (more := len(found.faults) - MAX_FAULTS) > 0:
+            hint = "earlyfire import … --skip-broken writes them into skip"
+            reading.say(line, place, f"and {more} more recordings like these", hint)
+        if found.faults:
+            continue
+        recordings = [r for r in found.recordings if fleet.in_shard(r.group, shard)]
+        try:
+            made: tuple[Camera, ...] = datasets.cameras(dataset, recordings)
+        except ValidationError as error:
+            reading.say(line, place, _first_words(error))
+            continue
+        if twice := next((c.id for c in made if c.id in taken), None):
+            message = f"{twice!r:.80} is a camera already"
+            reading.say(line, place, message, "tell them apart with prefix")
+        taken |= {camera.id for camera in made}
+        cameras += made
+        if len(cameras) > MAX_CAMERAS:
+            reading.say(line, place, f"makes more than {MAX_CAMERAS:,} cameras")
+    if reading.problems:
+        return scenario
+    if not cameras:
+        assert shard is not None
+        k, n = shard
+        raise UsageError(f"--shards {k}/{n}: no camera falls into this part; take a smaller n")
+    whole = scenario.model_copy(update={"cameras": tuple(cameras), "datasets": ()})
+    if scenario.datasets:
+        for conflict in tuple(whole.conflicts())[:MAX_FAULTS]:
+            place = _dotted(conflict.at)
+            if conflict.at[0] == "cameras" and isinstance(conflict.at[1], int):
+                place = f"camera {cameras[conflict.at[1]].id}: " + _dotted(conflict.at[2:])
+            line = _line_of(root, "duration")
+            reading.say(line, "duration", f"{place}: {conflict.message}", conflict.hint)
+    return whole
+
+
+def _line_of(root: _Node, name: str, position: int | None = None) -> int:
+    """The line of a setting, or of an entry in its list; 1 where the file does not have it."""
+    node = root.value.get(name) if isinstance(root.value, dict) else None
+    if node is None:
+        return root.line
+    if position is not None and isinstance(node.value, list):
+        return node.value[position].line
+    return node.line
+
+
+def _first_words(error: ValidationError) -> str:
+    detail = error.errors(include_url=False)[0]
+    return f"{_dotted(detail['loc'])}: {detail['msg'].removeprefix('Value error, ')}"
 
 
 def _placed(scenario: Scenario, base: Path) -> Scenario:
@@ -675,6 +763,8 @@ def _check_source(
             node = inside.get(name)
             if node is None or not isinstance(node.value, str) or ENV.search(node.value):
                 continue
+            if name == "labels" and node.value.lower().endswith(".json"):
+                folder = False
             path = os.path.join(base, node.value)
             if (os.path.isdir if folder else os.path.isfile)(path):
                 continue

@@ -18,10 +18,12 @@ __all__ = [
     "Camera",
     "Conflict",
     "Conflicts",
+    "Dataset",
     "Engine",
     "EngineName",
     "Fire",
     "ImagesSource",
+    "Layout",
     "Network",
     "Perturb",
     "Sampling",
@@ -149,6 +151,8 @@ class Fire(Model):
     id: Name
     onset: Seconds
     end: Seconds | None = None
+    onset_source: Annotated[str, Field(max_length=200)] = ""
+    """How the onset is known, such as `first labelled frame`. For people; nothing depends on it."""
     boxes: tuple[BoxAt, ...] = ()
     plume: Plume = Plume()
     """How it looks in a synthetic scene; elsewhere it has no effect."""
@@ -219,8 +223,12 @@ class ImagesSource(Model):
     epoch_names: bool = False
     """File names begin with Unix epoch seconds (FIgLib: `1465063200_-02400.jpg`)."""
     labels: str | None = None
-    """Folder of YOLO text files; an empty file says: no smoke. A missing file is an error."""
+    """Folder of YOLO text files (an empty one says: no smoke), or a COCO file (`.json`)."""
     smoke_class: int = 0
+    unlabelled: Literal["refuse", "empty"] = "refuse"
+    """An image without a label file is an error, or counts as one with an empty file."""
+    gaps: Literal["refuse", "accept"] = "refuse"
+    """Holes in the recording are an error, or as they should be."""
 
     def conflicts(self) -> Iterator[Conflict]:
         given = [self.interval is not None, self.times is not None, self.epoch_names]
@@ -240,7 +248,9 @@ class StillsSource(Model):
     kind: Literal["stills"]
     path: str
     labels: str | None = None
+    """Folder of YOLO text files, or a COCO file (`.json`)."""
     smoke_class: int = 0
+    unlabelled: Literal["refuse", "empty"] = "refuse"
     smoke: bool | None = None
     """The truth of all of them, where there are no label files."""
 
@@ -422,6 +432,122 @@ class Vary(Model):
     included, so that a large fleet needs few rendered pictures. None: all of them differ."""
 
 
+# --- other people's recordings -------------------------------------------------------------------
+
+Layout = Literal["figlib", "pyronear", "sai", "yolo", "coco", "video"]
+_CLOCKED = ("interval", "epoch_names")
+_LABELLED = ("smoke_class", "unlabelled", "onset", "onsets")
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "figlib": ("gaps",),
+    "pyronear": ("interval", "smoke_class", "unlabelled"),
+    "sai": ("interval", "smoke_class"),
+    "yolo": (*_CLOCKED, *_LABELLED, "gaps"),
+    "coco": (*_CLOCKED, "smoke_class", "onset", "onsets", "gaps", "images"),
+    "video": ("onset", "onsets", "quiet", "boxes"),
+}
+"""What each layout leaves open, beside the settings that all of them take."""
+_OPEN = tuple(dict.fromkeys(name for names in _TAKES.values() for name in names))
+
+
+class Dataset(Model):
+    """Many recordings that are already there, each of them one camera; nothing is copied.
+
+    The cameras are found anew whenever the scenario is read, in order of name and always the same.
+    """
+
+    layout: Layout
+    """How the files lie: figlib, pyronear, sai, yolo, coco or video."""
+    path: str
+    """The folder that holds it all; for coco the JSON file, for video a file or a folder."""
+    images: str | None = None
+    """coco: the folder that `file_name` starts from. None: `images` beside the file, or its own."""
+    prefix: Name | None = None
+    """Stands before the id of each camera, where two datasets would use the same ones."""
+    only: tuple[str, ...] = ()
+    """Recordings to take: names, patterns (`2016*`), or text files (.txt) with a name a line."""
+    skip: tuple[str, ...] = ()
+    """Recordings to leave out, written as in `only`."""
+    split: Annotated[str, Field(min_length=1)] | None = None
+    """A part that the layout has a folder for (`val`), or a share of the fires: `train:0.8` and
+    `test:0.2` have none in common. A fire is in one of them with all its cameras."""
+    interval: Duration | None = None
+    """True time between two images of a recording, in order of name. pyronear: 30 s unless given;
+    yolo and coco: without any clock the images are stills, which count for frame metrics alone."""
+    epoch_names: bool = False
+    """yolo, coco: file names begin with Unix epoch seconds."""
+    gaps: Literal["refuse", "accept"] = "refuse"
+    """A recording with a hole of more than three usual gaps is refused, or taken as it is."""
+    smoke_class: int | None = None
+    """None: 0, and for coco the category called smoke."""
+    unlabelled: Literal["refuse", "empty"] = "refuse"
+    """An image without a label file is an error, or counts as one with an empty file."""
+    onset: Duration | None = None
+    """When smoke first becomes visible, seconds from the begin of each recording."""
+    onsets: str | None = None
+    """The same by recording: CSV with the columns `name`, `onset` and perhaps `end`; no onset means
+    no fire."""
+    quiet: bool = False
+    """video: there is no fire in any of them."""
+    boxes: str | None = None
+    """video: where the smoke is. CSV with `at,x_center,y_center,width,height`, fractions of the
+    frame, and `name` where there are several files."""
+    onset_shift: Seconds = 0.0
+    """Added to every onset. `1s`: FIgLib's image at offset 0 counts as without smoke."""
+    at_once: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """So many recordings play at a time, the next one when one has ended. None: all together."""
+    perturb: Perturb = Perturb()
+    network: Network = Network()
+
+    def conflicts(self) -> Iterator[Conflict]:
+        for name in _OPEN:
+            if name in self.model_fields_set and name not in _TAKES[self.layout]:
+                if getattr(self, name) == type(self).model_fields[name].default:
+                    continue  # written out, as in a resolved scenario
+                takes = ", ".join(_TAKES[self.layout])
+                yield Conflict((name,), f"has no meaning for {self.layout}", f"it takes {takes}")
+        if self.interval == 0:
+            yield Conflict(("interval",), "must be above 0")
+        if self.interval is not None and self.epoch_names:
+            yield Conflict(
+                ("epoch_names",), "give interval or epoch_names, not both", fields=("interval",)
+            )
+        if self.layout == "sai" and self.interval is None:
+            yield Conflict(
+                ("interval",),
+                "is missing: the names do not say when an image was taken",
+                "write the true time between two images, such as interval: 30s",
+                fields=("interval",),
+            )
+        given = [n for n in ("onset", "onsets", "quiet") if getattr(self, n) not in (None, False)]
+        if len(given) > 1:
+            yield Conflict((given[1],), f"{' and '.join(given)} are given, only one can be true")
+        if self.layout == "video" and not given:
+            yield Conflict(
+                ("onset",),
+                "is missing: nothing in a video says when smoke first becomes visible",
+                "write onset: 42s, onsets: FILE, or quiet: true where nothing burns",
+                fields=("onset", "onsets", "quiet"),
+            )
+        if self.boxes is not None and self.quiet:
+            yield Conflict(("boxes",), "nothing burns, so there are none", "remove it")
+        if self.layout == "video" and self.at_once is not None:
+            yield Conflict(
+                ("at_once",),
+                "needs recordings whose length their names tell; videos play all together",
+                "remove it, or run parts of the fleet with --shards",
+            )
+        if self.split is not None and ":" in self.split and not SPLIT.fullmatch(self.split):
+            yield Conflict(
+                ("split",),
+                f"{self.split!r:.40} is no share of the fires",
+                "write train:0.8 or test:0.2",
+            )
+
+
+SPLIT = re.compile(r"(train|test):(0?\.[0-9]{1,6}|0|1|1\.0)")
+"""`train:0.8`, `test:0.2`."""
+
+
 # --- how the consumer works ----------------------------------------------------------------------
 
 
@@ -567,6 +693,10 @@ class Engine(Model):
 class Scenario(Model):
     """A whole scenario file."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["cameras"]}, {"required": ["datasets"]}]}
+    )
+
     earlyfire: Literal[1]
     """Version of this format: 1."""
     name: Name
@@ -579,20 +709,29 @@ class Scenario(Model):
     clock: Literal["wall", "virtual"] = "wall"
     connections: Literal["auto", "per_camera", "shared"] = "auto"
     """MQTT clients of the fleet; auto: one per camera up to 50 cameras."""
-    cameras: Annotated[tuple[Camera, ...], Field(min_length=1)]
+    cameras: Annotated[tuple[Camera, ...], Field(json_schema_extra={"minItems": 1})] = ()
+    datasets: tuple[Dataset, ...] = ()
+    """Recordings of others; reading the file makes a camera of each."""
     sampling: Sampling = Sampling()
     budget: Budget = Budget()
     alarm: AlarmPolicy = AlarmPolicy()
     engine: Engine = Engine()
 
     def conflicts(self) -> Iterator[Conflict]:
-        if self.duration == 0:
+        if not self.cameras and not self.datasets:
+            yield Conflict(
+                ("cameras",),
+                "is missing: a scenario needs a camera or a dataset",
+                "write cameras: or datasets:",
+                fields=("cameras", "datasets"),
+            )
+        elif self.duration == 0:
             yield Conflict(("duration",), "must be above 0")
         elif self.duration is not None:
             for i, camera in enumerate(self.cameras):
                 for conflict in _after_the_end(camera, self.duration):
                     yield Conflict(("cameras", i, *conflict.at), conflict.message, conflict.hint)
-        elif not any(_ends(camera) for camera in self.cameras):
+        elif not self.datasets and not any(_ends(camera) for camera in self.cameras):
             yield Conflict(
                 ("duration",),
                 "is missing, and no camera's source ends by itself",

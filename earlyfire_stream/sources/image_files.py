@@ -7,10 +7,9 @@ it and the remedy; the caller decides whether one such file matters.
 
 from __future__ import annotations
 
-__all__ = ["StoredImage", "image_files", "natural_key", "read_image", "read_size"]
+__all__ = ["StoredImage", "image_files", "read_image", "read_size"]
 
 import io
-import re
 import stat
 import warnings
 from collections import Counter
@@ -25,9 +24,9 @@ from PIL import UnidentifiedImageError
 
 from earlyfire_stream.errors import SourceError
 from earlyfire_stream.frames import FrameLimits, Refused, parse, strip
+from earlyfire_stream.scenario.image_names import SUFFIXES, natural_key
 from earlyfire_stream.sources.base import Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
 _LIMITS = FrameLimits()
 _MAX_FILE_BYTES = 200_000_000
 """An uncompressed image of the 50 million pixels that are allowed takes 150 MB."""
@@ -56,12 +55,6 @@ class StoredImage:
         if image is None:
             raise SourceError(f"{self.path}: cannot be decoded; the file is damaged")
         return cast(Image, image)
-
-
-def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Sorts `img2` before `img10`; names that differ only in zeros by the text itself."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts), name
 
 
 def image_files(folder: Path) -> list[Path]:

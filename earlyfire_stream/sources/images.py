@@ -11,7 +11,6 @@ __all__ = ["ImageFolder", "open_images", "open_stills"]
 
 import csv
 import random
-import re
 import statistics
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,17 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from earlyfire_stream.errors import SourceError
+from earlyfire_stream.scenario.annotations import read_coco, read_yolo
+from earlyfire_stream.scenario.image_names import epoch_of, natural_key
 from earlyfire_stream.scenario.models import Camera, ImagesSource, StillsSource
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.sources.base import UNKNOWN, Label, Picture, seed_for
-from earlyfire_stream.sources.image_files import (
-    StoredImage,
-    image_files,
-    natural_key,
-    read_image,
-)
+from earlyfire_stream.sources.image_files import StoredImage, image_files, read_image
 from earlyfire_stream.sources.optics import Optics
-from earlyfire_stream.sources.truth import NAMELESS, declared, labelled, read_yolo
+from earlyfire_stream.sources.truth import NAMELESS, declared, labelled
 from earlyfire_stream.verdict import Box, Truth
 
 STILLS_GAP_S = 1.0
@@ -167,7 +163,7 @@ def open_images(camera: Camera, base: Path, optics: Optics) -> ImageFolder:
     source = camera.source
     assert isinstance(source, ImagesSource)
     folder = _under(base, source.path)
-    files = image_files(folder)
+    files, boxes_of = _labelled_files(image_files(folder), base, source)
     if source.interval is not None:
         times = [i * source.interval for i in range(len(files))]
     elif source.times is not None:
@@ -176,15 +172,15 @@ def open_images(camera: Camera, base: Path, optics: Optics) -> ImageFolder:
         times = [_epoch_of(file) for file in files]
     order = sorted(range(len(files)), key=lambda i: (times[i], i))
     files, times = [files[i] for i in order], [times[i] for i in order]
-    gap_s = _check_gaps(files, times)
+    gap_s = _check_gaps(files, times, accept=source.gaps == "accept")
     if gap_s is None:
         gap_s = source.interval or camera.cadence or 1.0
     instants = tuple(t - times[0] for t in times)
 
     boxes = None
     warnings: list[str] = []
-    if source.labels is not None:
-        boxes = _read_labels(_under(base, source.labels), files, source.smoke_class)
+    if boxes_of is not None:
+        boxes = [boxes_of[file] for file in files]
         warnings = _check_onset(camera, boxes, instants)
 
     def label_of(index: int) -> Label:
@@ -213,13 +209,11 @@ def open_stills(camera: Camera, base: Path, optics: Optics) -> ImageFolder:
     """
     source = camera.source
     assert isinstance(source, StillsSource)
-    files = image_files(_under(base, source.path))
+    files, boxes_of = _labelled_files(image_files(_under(base, source.path)), base, source)
     random.Random(seed_for(optics.seed, "stills")).shuffle(files)
     gap_s = camera.cadence or STILLS_GAP_S
     fire = camera.fires[0].id if camera.fires else NAMELESS
-    boxes = None
-    if source.labels is not None:
-        boxes = _read_labels(_under(base, source.labels), files, source.smoke_class)
+    boxes = None if boxes_of is None else [boxes_of[file] for file in files]
 
     def label_of(index: int) -> Label:
         if not camera.truth:
@@ -247,18 +241,14 @@ def _under(base: Path, path: str) -> Path:
 
 # --- clocks --------------------------------------------------------------------------------------
 
-_EPOCH = re.compile(r"([0-9]{9,10}|[0-9]{13})(?![0-9])")
-"""Unix seconds from 1973 on, or milliseconds."""
-
-
 def _epoch_of(file: Path) -> float:
-    found = _EPOCH.match(file.name)
-    if found is None:
+    epoch = epoch_of(file.name)
+    if epoch is None:
         raise SourceError(
             f"{file}: its name does not begin with Unix epoch seconds; "
             "give `interval` or a `times` file instead of epoch_names"
         )
-    return int(found[1]) / (1000 if len(found[1]) == 13 else 1)
+    return epoch
 
 
 def _times_of_csv(path: Path, files: Sequence[Path]) -> list[float]:
@@ -291,7 +281,9 @@ def _times_of_csv(path: Path, files: Sequence[Path]) -> list[float]:
     return [table[file.name] for file in files]
 
 
-def _check_gaps(files: Sequence[Path], times: Sequence[float]) -> float | None:
+def _check_gaps(
+    files: Sequence[Path], times: Sequence[float], *, accept: bool = False
+) -> float | None:
     """The median gap in seconds, None for a single image; SourceError for an implausible one."""
     gaps = [b - a for a, b in pairwise(times)]
     if not gaps:
@@ -301,10 +293,10 @@ def _check_gaps(files: Sequence[Path], times: Sequence[float]) -> float | None:
         a, b = files[index], files[index + 1]
         if gap <= 0:
             raise SourceError(f"{a} and {b.name} have the same time; each image needs its own")
-        if gap > IMPLAUSIBLE_GAP * median:
+        if gap > IMPLAUSIBLE_GAP * median and not accept:
             raise SourceError(
                 f"{a} and {b.name} lie {gap:g} s apart, the usual gap being {median:g} s; "
-                "correct the times, or split the folder there into two cameras"
+                "correct the times, split the folder there into two cameras, or write gaps: accept"
             )
     return median
 
@@ -312,17 +304,42 @@ def _check_gaps(files: Sequence[Path], times: Sequence[float]) -> float | None:
 # --- labels --------------------------------------------------------------------------------------
 
 
-def _read_labels(folder: Path, files: Sequence[Path], smoke_class: int) -> list[tuple[Box, ...]]:
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: no such folder; check `labels` of the source")
-    paths = [folder / f"{file.stem}.txt" for file in files]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
+def _labelled_files(
+    files: list[Path], base: Path, source: ImagesSource | StillsSource
+) -> tuple[list[Path], dict[Path, tuple[Box, ...]] | None]:
+    """The files that are played, and the smoke boxes of each; None where there are no labels."""
+    if source.labels is None:
+        return files, None
+    labels = _under(base, source.labels)
+    if labels.suffix.lower() == ".json":
+        return _of_coco(files, labels, source)
+    if not labels.is_dir():
+        raise SourceError(f"{labels}: no such folder; check `labels` of the source")
+    paths = {file: labels / f"{file.stem}.txt" for file in files}
+    there = {file for file, path in paths.items() if path.is_file()}
+    missing = [path.name for file, path in paths.items() if file not in there]
+    if missing and source.unlabelled == "refuse":
         raise SourceError(
-            f"{folder}: no label file for {_few(missing)} "
-            f"({len(missing)} of {len(paths)} missing); an image without smoke needs an empty file"
+            f"{labels}: no label file for {_few(missing)} "
+            f"({len(missing)} of {len(paths)} missing); an image without smoke needs an empty "
+            "file, or write unlabelled: empty"
         )
-    return [read_yolo(path, smoke_class) for path in paths]
+    return files, {
+        file: read_yolo(path, source.smoke_class) if file in there else ()
+        for file, path in paths.items()
+    }
+
+
+def _of_coco(
+    files: list[Path], labels: Path, source: ImagesSource | StillsSource
+) -> tuple[list[Path], dict[Path, tuple[Box, ...]]]:
+    """A COCO file's own list says which images of the folder are played."""
+    coco = read_coco(labels)
+    found = {file: coco.boxes_of(file, source.smoke_class) for file in files}
+    boxes = {file: its for file, its in found.items() if its is not None}
+    if not boxes:
+        raise SourceError(f"{labels}: names none of the images in {files[0].parent}")
+    return [file for file in files if file in boxes], boxes
 
 
 def _check_onset(

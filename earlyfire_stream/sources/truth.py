@@ -15,23 +15,17 @@ Two rules decide the label of an instant t:
 
 from __future__ import annotations
 
-__all__ = ["NAMELESS", "declared", "labelled", "parse_yolo", "read_yolo"]
+__all__ = ["NAMELESS", "declared", "labelled"]
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
-from earlyfire_stream.errors import SourceError
 from earlyfire_stream.scenario.models import Fire
 from earlyfire_stream.sources.base import Label
 from earlyfire_stream.verdict import Box, Truth, burns
 
 NAMELESS = "smoke"
 """The fire of a labelled box where the scenario declares none."""
-ROUNDING = 1e-3
-"""How far outside the frame a number in a label file may lie: a pixel of a 1000-pixel frame."""
-_MAX_LABEL_BYTES = 1_000_000
 
 
 def declared(fires: Sequence[Fire], at: float) -> Label:
@@ -66,62 +60,3 @@ def _box_at(fire: Fire, at: float) -> Box | None:
             xc, yc, w, h = (a + (b - a) * share for a, b in zip(before.box, after.box, strict=True))
             return Box(xc, yc, w, h)
     return None
-
-
-def read_yolo(path: Path, smoke_class: int) -> tuple[Box, ...]:
-    """The smoke boxes of one label file; SourceError names file and line of what is wrong."""
-    try:
-        if path.stat().st_size > _MAX_LABEL_BYTES:
-            raise SourceError(f"{path}: {path.stat().st_size:,} bytes are no YOLO label file")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as why:
-        raise SourceError(f"{path}: cannot be read: {why.strerror}") from why
-    except UnicodeDecodeError as why:
-        raise SourceError(f"{path}: is no text file; YOLO labels are plain text") from why
-    return parse_yolo(text, smoke_class, str(path))
-
-
-def parse_yolo(text: str, smoke_class: int, name: str) -> tuple[Box, ...]:
-    """The boxes of `smoke_class` in `class x_center y_center width height` lines.
-
-    Every line is checked, those of other classes too. Numbers and edges may leave [0, 1] by
-    rounding (0.001) and are then clipped; more is an error, as is a box without an area.
-    """
-    boxes = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            kind, box = _parse_line(line.split())
-        except ValueError as why:
-            raise SourceError(f"{name}:{number}: {why}") from why
-        if kind == smoke_class:
-            boxes.append(box)
-    return tuple(boxes)
-
-
-def _parse_line(fields: list[str]) -> tuple[int, Box]:
-    if len(fields) != 5:
-        hint = "; polygons and confidences are not read" if len(fields) > 5 else ""
-        raise ValueError(
-            f"{len(fields)} numbers, `class x_center y_center width height` is needed{hint}"
-        )
-    try:
-        kind = float(fields[0])
-        xc, yc, w, h = (float(f) for f in fields[1:])
-    except ValueError:
-        raise ValueError(f"not a number in {' '.join(fields)!r:.80}") from None
-    if not kind.is_integer() or kind < 0:
-        raise ValueError(f"the class is {fields[0]}, a whole number from 0 is needed")
-    values = (xc, yc, w, h)
-    if not all(math.isfinite(v) for v in values):
-        raise ValueError(f"not a finite number in {' '.join(fields)!r:.80}")
-    if w <= 0 or h <= 0:
-        raise ValueError(f"a box of {w:g} x {h:g} has no area")
-    edges = (xc - w / 2, yc - h / 2, xc + w / 2, yc + h / 2)
-    if min(*values, *edges) < -ROUNDING or max(*values, *edges) > 1 + ROUNDING:
-        raise ValueError(
-            f"the box {xc:g} {yc:g} {w:g} {h:g} leaves the frame; "
-            "YOLO numbers are fractions of the image, not pixels"
-        )
-    return int(kind), Box.from_corners(*edges)
