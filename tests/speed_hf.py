@@ -220,7 +220,7 @@ def on_the_cpu(repetitions: int) -> int:
         "positive": "(c) worker, smoke with a box",
     }
     good = True
-    print(f"\n{'':42}{'ms':>8}{'images/s':>10}{'x (a)':>8}   aim")
+    print(f"\n{'':42}{'ms':>8}{'images/s':>10}{'x (a)':>8}{'best':>8}   aim")
     for name, label in labels.items():
         ratio = middle["naive"] / middle[name]
         aim = AIMS.get(name)
@@ -229,6 +229,7 @@ def on_the_cpu(repetitions: int) -> int:
         print(
             f"{label:42}{middle[name] * 1e3:8.0f}{1 / middle[name]:10.2f}{ratio:8.2f}   {verdict}"
         )
+    print("(medians; `best`: the fastest runs of each, for a machine that others use as well)")
     print("\nwhere an image's time goes in the worker, ms (medians):")
     for name, took in parts.items():
         note = " (c) alone" if name == "decode" else ""
