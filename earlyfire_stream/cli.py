@@ -35,7 +35,7 @@ from earlyfire_stream.records import load as read_log
 from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
-from earlyfire_stream.scenario.load import Loaded, load, schema, with_overrides
+from earlyfire_stream.scenario.load import Loaded, Shard, load, schema, with_overrides
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.operating import (
@@ -52,6 +52,7 @@ THRESHOLD_FAILED = 99
 INTERRUPTED = 130
 
 LEFT_BEHIND = {
+    "report.html": "the report, to be opened in a browser; it needs no network",
     "score.json": "the score and everything beside it",
     "records.jsonl": "the fate of every frame, every answer and alarm",
     "cameras.jsonl": "what the cameras scheduled and sent, with the truth",
@@ -207,6 +208,10 @@ def run_command(
     password_file: PasswordOpt = None,
     out: OutOpt = Path("runs"),
     run_name: RunOpt = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(help="k/n: play only this part of the cameras; a fire stays in one part."),
+    ] = None,
     fail_under: Annotated[
         str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
     ] = None,
@@ -215,6 +220,7 @@ def run_command(
     threshold = _threshold(fail_under)
     loaded = _loaded(
         scenario,
+        shard=None if shards is None else _part("--shards", shards, 10_000),
         engine=engine,
         model=model,
         profile=profile,
@@ -344,8 +350,24 @@ def score(
         if points:
             typer.echo("")
             Console().print(operating_table(points))
-        typer.echo(f"\nwritten: {folder / 'score.json'}")
+        typer.echo(f"\nwritten: {folder / 'score.json'}, {folder / 'report.html'}")
     _judge(result, threshold)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; else report.html in the folder."),
+    ] = None,
+    cameras_folder: Annotated[
+        Path | None,
+        typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
+    ] = None,
+) -> None:
+    """Write the report of a run: one HTML file that needs no network."""
+    typer.echo(f"written: {run.report(folder, cameras_folder, output)}")
 
 
 @app.command("bench")
@@ -443,6 +465,105 @@ def doctor(
             console.print(Text("  → ", "yellow").append(check.remedy, "default"))
     if not all(check.ok for check in checks):
         raise typer.Exit(BAD_INPUT)
+
+
+@app.command("import")
+def import_command(
+    layout: Annotated[
+        str, typer.Argument(help="figlib, pyronear, sai, yolo, coco or video: how the files lie.")
+    ],
+    path: Annotated[str, typer.Argument(help="Their folder (coco: the JSON; video: a file, too).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The scenario file to write.")
+    ] = Path("scenario.yaml"),
+    onset: Annotated[
+        str | None, typer.Option(help="When smoke first becomes visible, from the begin: 42s.")
+    ] = None,
+    onsets: Annotated[
+        str | None, typer.Option(help="The same for each: CSV with name,onset and perhaps end.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="video: nothing burns in it.")] = False,
+    boxes: Annotated[
+        str | None, typer.Option(help="video: CSV with at,x_center,y_center,width,height.")
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="The true time between two images, such as 30s.")
+    ] = None,
+    epoch_names: Annotated[
+        bool, typer.Option("--epoch-names", help="yolo, coco: names begin with Unix seconds.")
+    ] = False,
+    images: Annotated[
+        str | None, typer.Option(help="coco: the folder that file_name starts from.")
+    ] = None,
+    smoke_class: Annotated[int | None, typer.Option(help="The class that is smoke.")] = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(help="empty: an image without a label file shows no smoke.")
+    ] = None,
+    gaps: Annotated[
+        str | None, typer.Option(help="accept: holes in a recording are as they should be.")
+    ] = None,
+    onset_shift: Annotated[
+        str | None, typer.Option(help="Added to every onset, such as 1s.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Take these: names, patterns, or a .txt of them.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave these out, written as in --only.")
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out what something is wrong with.")
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option(help="A part's folder (val), or train:0.8, test:0.2 by fire.")
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(help="So many recordings at a time, not all together.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Before each camera's id.")] = None,
+    speed: Annotated[float, typer.Option(help="Scenario seconds per wall second.")] = 60.0,
+    name: Annotated[str | None, typer.Option(help="The scenario's name.")] = None,
+    force: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a scenario that plays your own recordings from where they lie."""
+    from earlyfire_stream.importers import import_dataset
+
+    settings = {
+        "layout": layout,
+        "path": path,
+        "images": images,
+        "prefix": prefix,
+        "only": tuple(only or ()),
+        "skip": tuple(skip or ()),
+        "split": split,
+        "interval": interval,
+        "epoch_names": epoch_names,
+        "gaps": gaps,
+        "smoke_class": smoke_class,
+        "unlabelled": unlabelled,
+        "onset": onset,
+        "onsets": onsets,
+        "quiet": quiet,
+        "boxes": boxes,
+        "onset_shift": onset_shift,
+        "at_once": at_once,
+    }
+    with Console(stderr=True).status("looking …") as status:
+        done = import_dataset(
+            settings,
+            output,
+            name=name,
+            speed=speed,
+            skip_broken=skip_broken,
+            force=force,
+            progress=lambda n: status.update(f"looking … {n} recordings"),
+        )
+    for line in done.told:
+        typer.echo(line)
+    for fault in done.skipped:
+        typer.echo(f"left out: {fault.message}", err=True)
+    typer.echo(f"written: {done.path}")
+    typer.echo(f"next:    earlyfire run {done.path}")
 
 
 # --- scenario … ----------------------------------------------------------------------------------
@@ -552,8 +673,10 @@ def scenario_realism(
 # --- between the options and the run -------------------------------------------------------------
 
 
-def _loaded(name: str, settings: list[str] | None = None, **overrides: Any) -> Loaded:
-    loaded = load(catalogue.find(name))
+def _loaded(
+    name: str, settings: list[str] | None = None, shard: Shard | None = None, **overrides: Any
+) -> Loaded:
+    loaded = load(catalogue.find(name), shard=shard)
     changed = with_overrides(loaded.scenario, settings or (), **overrides)
     check_prompt(changed.engine.prompt)
     return dataclasses.replace(loaded, scenario=changed)
@@ -568,13 +691,18 @@ def _broker(text: str, password_file: Path | None) -> Any:
 def _shards(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
+    k, n = _part("--shard", text, SHARDS)
+    return frozenset(s for s in range(SHARDS) if s % n == k)
+
+
+def _part(option: str, text: str, most: int) -> Shard:
     try:
         k, n = (int(part) for part in text.split("/"))
     except ValueError:
-        raise UsageError(f"--shard {text!r}: write k/n, such as 0/2 and 1/2") from None
-    if not 1 <= n <= SHARDS or not 0 <= k < n:
-        raise UsageError(f"--shard {text}: n is 1 to {SHARDS}, k is 0 to n-1")
-    return frozenset(s for s in range(SHARDS) if s % n == k)
+        raise UsageError(f"{option} {text!r}: write k/n, such as 0/2 and 1/2") from None
+    if not 1 <= n <= most or not 0 <= k < n:
+        raise UsageError(f"{option} {text}: n is 1 to {most}, k is 0 to n-1")
+    return k, n
 
 
 def _threshold(text: str | None) -> float | None:

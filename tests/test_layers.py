@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "transport": 3,
     "engines": 3,
     "worker": 3,
+    "importers": 3,
     "report": 3,
     "live": 3,
     "camera": 4,
@@ -51,6 +52,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline
     ("reel", "sources"),
+    ("importers", "sources"),  # a video's length is what its source says
     ("engines", "worker"),  # doctor tells the memory that the worker asks for
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TEMPLATES", "Entry", "find", "init", "listed"]
+__all__ = ["TEMPLATES", "Entry", "find", "init", "listed", "write_new"]
 
 import difflib
 import os
@@ -60,13 +60,18 @@ def init(path: str | Path, template: str = "small", *, force: bool = False) -> P
         close = difflib.get_close_matches(template, list(TEMPLATES), 1)
         hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(TEMPLATES)}"
         raise UsageError(f"--template: {template!r} is not known ({hint})")
+    return write_new(path, TEMPLATES[template], force=force)
+
+
+def write_new(path: Path, text: str, *, force: bool = False) -> Path:
+    """Write a file whole or not at all; its folder must exist. UsageError names the remedy."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it, such as {path / 'fleet.yaml'}")
     try:
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(TEMPLATES[template])
+                file.write(text)
             os.chmod(draft, 0o644)
             if force:
                 os.replace(draft, path)
