@@ -21,6 +21,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from earlyfire_stream.records import FrameTable
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.statistics import wilson_interval
 from earlyfire_stream.verdict import Box, Fate
@@ -160,7 +164,7 @@ def confusion(footages: Iterable[Footage]) -> Confusion:
     )
 
 
-def streaming_accuracy(footages: Iterable[Footage]) -> float | None:
+def streaming_accuracy(frames: FrameTable, footages: Iterable[Footage]) -> float | None:
     """At the capture of each frame, is the newest answer given by then right? [A]
 
     An answer to a frame can at best be there for the next one, so latency costs accuracy. Until a
@@ -168,23 +172,27 @@ def streaming_accuracy(footages: Iterable[Footage]) -> float | None:
     """
     right = of = 0
     for footage in footages:
-        if not footage.timed:
-            continue
-        answers = sorted(
-            (f.record.answer.answered_ns, f.shot.captured_at, f.shot.seq, f.verdict.has_smoke)
-            for f in footage.frames
-            if f.verdict is not None and f.record is not None and f.record.answer is not None
-        )
-        given = 0
-        newest = (float("-inf"), -1, False)
-        for frame in sorted(footage.frames, key=lambda f: f.shot.captured_ns):
-            while given < len(answers) and answers[given][0] <= frame.shot.captured_ns:
-                newest = max(newest, answers[given][1:])
-                given += 1
-            if frame.smoke is not None:
-                right += newest[2] == frame.smoke
-                of += 1
+        if footage.timed:
+            known = np.array([f.smoke is not None for f in footage.frames], np.bool_)
+            truth = np.array([bool(f.smoke) for f in footage.frames], np.bool_)
+            right += int((_newest_by_then(frames, footage) == truth)[known].sum())
+            of += int(known.sum())
     return _share(right, of)
+
+
+def _newest_by_then(frames: FrameTable, footage: Footage) -> NDArray[np.bool_]:
+    """By frame: what the newest picture said that had been answered at that frame's capture."""
+    there = np.flatnonzero([f.verdict is not None for f in footage.frames])
+    said = np.array([f.verdict is not None and f.verdict.has_smoke for f in footage.frames], bool)
+    if not len(there):
+        return np.zeros(len(footage.frames), np.bool_)
+    answer = frames.column("answer")[footage.records[there]].astype(np.int64) - 1
+    answered_ns = frames.answer_column("answered_ns")[answer]
+    order = np.argsort(answered_ns, kind="stable")
+    # of all that were given so far the one whose frame was taken last
+    newest = np.maximum.accumulate(there[order])
+    given = np.searchsorted(answered_ns[order], footage.captured_ns, side="right")
+    return np.where(given > 0, said[newest[given - 1]], False)
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -227,7 +235,7 @@ def localization(footages: Iterable[Footage]) -> Localization | None:
         if not footage.plan.truth:
             continue
         for frame in footage.frames:
-            boxes = [t.box for t in frame.shot.truth if t.box is not None]
+            boxes = [t.box for t in frame.truth if t.box is not None]
             any_truth = any_truth or bool(boxes)
             verdict = frame.verdict
             if verdict is None or frame.smoke is None or (frame.smoke and not boxes):

@@ -6,6 +6,7 @@ __all__ = [
     "Answers",
     "Explanations",
     "Latency",
+    "Served",
     "Stage",
     "Tokens",
     "answers",
@@ -17,10 +18,15 @@ __all__ = [
 ]
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from earlyfire_stream.records import Explanation, FrameRecord
+import numpy as np
+from numpy.typing import NDArray
+
+from earlyfire_stream.records import UNTOLD, Explanation, FrameTable
+from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.statistics import percentile
 from earlyfire_stream.verdict import Fate, Reason
 
@@ -32,6 +38,40 @@ VALID_SHARE = 0.95
 """Share of valid answers from which on nothing is taken off."""
 WORTHLESS = (Fate.BAD_JSON, Fate.ENGINE_ERROR, Fate.EXPIRED, Fate.OVER_BUDGET)
 """Fates of an admitted frame that never got a parsed answer: they have no ℓ and count 0 in Q."""
+
+
+_FATES = tuple(Fate)
+_REASONS = tuple(Reason)
+
+
+class Served:
+    """The records of some cameras, each frame once, as columns."""
+
+    def __init__(self, frames: FrameTable, footages: Iterable[Footage]) -> None:
+        self.frames = frames
+        of = [f.records[f.records >= 0] for f in footages]
+        rows = np.concatenate(of) if of else np.empty(0, np.int64)
+        self.fate = frames.column("fate")[rows]
+        self.reason = frames.column("reason")[rows]
+        self.admitted = frames.column("admitted")[rows]
+        self.captured_ns = frames.column("captured_ns")[rows]
+        self.received_ns = frames.column("received_ns")[rows]
+        self.answer = frames.column("answer")[rows].astype(np.int64) - 1
+        """The answer's place; -1 without one."""
+
+    def met(self, *fates: Fate) -> NDArray[np.bool_]:
+        return np.isin(self.fate, [_FATES.index(fate) for fate in fates])
+
+    def of_answers(self, name: str, chosen: NDArray[np.bool_]) -> NDArray[Any]:
+        """A column of the answers of the chosen records, all of which must have one."""
+        return self.frames.answer_column(name)[self.answer[chosen]]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Answered, with a verdict."""
+        chosen = self.met(Fate.ANSWERED) & (self.answer >= 0)
+        chosen[chosen] = self.of_answers("verdict", chosen) >= 0
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +100,35 @@ class Answers:
         return count / self.sent if self.sent else None
 
 
-def answers(records: Sequence[FrameRecord]) -> Answers:
+def answers(served: Served) -> Answers:
     """Count requests. An error that says that nobody was there is no request sent."""
-    sent = valid = boxes = mended = 0
-    errors: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
+    valid = served.valid
+    mends = Counter(served.of_answers("repairs", valid).tolist())
+    del mends[0]
     repairs: Counter[str] = Counter()
-    for record in records:
-        if record.fate is Fate.ANSWERED:
-            sent += 1
-            answer = record.answer
-            if answer is not None and answer.verdict is not None:
-                valid += 1
-                boxes += bool(answer.box_error)
-                mended += bool(answer.verdict.repairs)
-                repairs.update(answer.verdict.repairs)
-        elif record.fate is Fate.BAD_JSON:
-            sent += 1
-            bad[record.reason.value or "bad_json"] += 1
-        elif record.fate is Fate.ENGINE_ERROR:
-            errors[record.reason.value or Reason.ERROR.value] += 1
-            sent += record.reason is not Reason.UNAVAILABLE
+    for number, count in mends.items():
+        for name in served.frames.repairs(number):
+            repairs[name] += count
+    errors = _by_reason(served, Fate.ENGINE_ERROR, Reason.ERROR.value)
+    bad = _by_reason(served, Fate.BAD_JSON, "bad_json")
+    reached = errors.total() - errors[Reason.UNAVAILABLE.value]
     return Answers(
-        sent=sent,
-        valid=valid,
+        sent=int(served.met(Fate.ANSWERED).sum()) + bad.total() + reached,
+        valid=int(valid.sum()),
         bad_json=bad.total(),
         errors=dict(sorted(errors.items())),
         bad_json_kinds=dict(sorted(bad.items())),
-        box_errors=boxes,
-        mended=mended,
+        box_errors=int((served.of_answers("box_error", valid) > 0).sum()),
+        mended=mends.total(),
         repairs=dict(sorted(repairs.items())),
     )
+
+
+def _by_reason(served: Served, fate: Fate, without: str) -> Counter[str]:
+    told: Counter[str] = Counter()
+    for place, count in Counter(served.reason[served.met(fate)].tolist()).items():
+        told[_REASONS[place].value or without] += count
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,53 +145,39 @@ class Latency:
     """Answers before their capture: the two hosts' clocks disagree, ℓ is unknown."""
 
 
-def latency(records: Sequence[FrameRecord]) -> Latency:
-    values = []
-    skewed = 0
-    for record in records:
-        answer = record.answer
-        if record.fate is Fate.ANSWERED and answer is not None and answer.verdict is not None:
-            spent_s = (answer.answered_ns - record.captured_ns) / 1e9
-            if spent_s < 0:
-                skewed += 1
-            else:
-                values.append(spent_s)
+def latency(served: Served) -> Latency:
+    valid = served.valid
+    spent_s = (served.of_answers("answered_ns", valid) - served.captured_ns[valid]) / 1e9
+    values = spent_s[spent_s >= 0]
     return Latency(
         n=len(values),
-        mean=sum(values) / len(values) if values else None,
+        mean=float(values.mean()) if len(values) else None,
         p50=percentile(values, 50),
         p90=percentile(values, 90),
         p95=percentile(values, 95),
         p99=percentile(values, 99),
-        skewed=skewed,
+        skewed=int((spent_s < 0).sum()),
     )
 
 
-def quickness(latency_s: float) -> float:
-    """What one answer's latency is worth: 1 up to 0.25 s, 1/2 at 1.0 s, 1/3 at 1.75 s."""
-    return 1 / (1 + max(0.0, latency_s - FULL_S) / (HALF_S - FULL_S))
+def quickness(latency_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each answer's latency is worth: 1 up to 0.25 s, 1/2 at 1.0 s, 1/3 at 1.75 s."""
+    return 1 / (1 + np.maximum(0.0, latency_s - FULL_S) / (HALF_S - FULL_S))
 
 
-def latency_quality(records: Sequence[FrameRecord]) -> float | None:
+def latency_quality(served: Served) -> float | None:
     """Q: the mean of `quickness` over frames that sampling admitted; None without any.
 
     Expired frames, those over budget, errors and unreadable answers count 0. Left aside: superseded
     frames and older frames of a clip (a newer one answers for them), frames in hand at the end of
     the run, frames that were no picture, and answers whose ℓ is negative, hence unknown.
     """
-    total = 0.0
-    n = 0
-    for record in records:
-        if not record.admitted:
-            continue
-        if record.fate in WORTHLESS:
-            n += 1
-        elif record.fate is Fate.ANSWERED and record.answer is not None:
-            spent_s = (record.answer.answered_ns - record.captured_ns) / 1e9
-            if spent_s >= 0:
-                total += quickness(spent_s)
-                n += 1
-    return total / n if n else None
+    worthless = served.admitted & served.met(*WORTHLESS)
+    answered = served.admitted & served.met(Fate.ANSWERED) & (served.answer >= 0)
+    spent_s = (served.of_answers("answered_ns", answered) - served.captured_ns[answered]) / 1e9
+    known = spent_s[spent_s >= 0]
+    n = int(worthless.sum()) + len(known)
+    return float(quickness(known).sum()) / n if n else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +199,20 @@ class Tokens:
         return self.visual / self.camera_hours if self.camera_hours > 0 else None
 
 
-def tokens(records: Sequence[FrameRecord], camera_hours: float) -> Tokens:
-    requests = visual = prompt = output = 0
-    for record in records:
-        if record.answer is not None and record.reason is not Reason.UNAVAILABLE:
-            requests += 1
-            visual += record.answer.visual_tokens
-            prompt += record.answer.prompt_tokens or 0
-            output += record.answer.output_tokens or 0
-    return Tokens(requests, visual, prompt, output, camera_hours)
+def tokens(served: Served, camera_hours: float) -> Tokens:
+    reached = (served.answer >= 0) & (served.reason != _REASONS.index(Reason.UNAVAILABLE))
+
+    def total(name: str) -> int:
+        spent = served.of_answers(name, reached)
+        return int(spent[spent != UNTOLD].sum())
+
+    return Tokens(
+        requests=int(reached.sum()),
+        visual=total("visual_tokens"),
+        prompt=total("prompt_tokens"),
+        output=total("output_tokens"),
+        camera_hours=camera_hours,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,24 +251,28 @@ class Stage:
     p95: float | None
 
 
-def stages(records: Sequence[FrameRecord]) -> dict[str, Stage]:
+def stages(served: Served) -> dict[str, Stage]:
     """Seconds by stage: ours first, then the engine's own timing split under its own names.
 
     `waited_s` from receipt to the request, `decided_s` and `answered_s` from the request on.
     """
-    spent: dict[str, list[float]] = {"waited_s": [], "decided_s": [], "answered_s": []}
-    for record in records:
-        answer = record.answer
-        if record.fate is not Fate.ANSWERED or answer is None:
-            continue
-        if record.received_ns is not None:
-            spent["waited_s"].append((answer.started_ns - record.received_ns) / 1e9)
-        spent["decided_s"].append((answer.decided_ns - answer.started_ns) / 1e9)
-        spent["answered_s"].append((answer.answered_ns - answer.started_ns) / 1e9)
-        for name, seconds in answer.server.items():
+    answered = served.met(Fate.ANSWERED) & (served.answer >= 0)
+    arrived = answered & (served.received_ns != UNTOLD)
+    started = served.of_answers("started_ns", answered)
+    waited = served.of_answers("started_ns", arrived) - served.received_ns[arrived]
+    spent: dict[str, list[NDArray[np.float64]]] = {
+        "waited_s": [waited / 1e9],
+        "decided_s": [(served.of_answers("decided_ns", answered) - started) / 1e9],
+        "answered_s": [(served.of_answers("answered_ns", answered) - started) / 1e9],
+    }
+    asked = np.zeros(len(served.frames.answer_column("server")), np.bool_)
+    asked[served.answer[answered]] = True
+    for names, places, values in served.frames.server():
+        for name, seconds in zip(names, values[asked[places]].T, strict=True):
             spent.setdefault(name, []).append(seconds)
+    told = {name: np.concatenate(parts) for name, parts in spent.items()}
     return {
         name: Stage(len(values), percentile(values, 50), percentile(values, 95))
-        for name, values in spent.items()
-        if values
+        for name, values in told.items()
+        if len(values)
     }

@@ -46,21 +46,30 @@ def candidates(
     frames: Iterable[FrameOutcome], policy: AlarmPolicy
 ) -> Iterator[tuple[FrameOutcome, Candidate]]:
     """Every frame that completes k-of-n, with its candidate; `frames` in order of capture."""
+    seen = [frame for frame in frames if frame.verdict is not None]
+    # Of an uneventful camera nothing need be remembered: only the n verdicts up to a claim of
+    # smoke can be in its window.
+    wanted = 0
+    near: list[FrameOutcome] = []
+    for frame in reversed(seen):
+        wanted = policy.n if frame.verdict is not None and frame.verdict.has_smoke else wanted - 1
+        if wanted > 0:
+            near.append(frame)
     state = AlarmPolicyState()
-    for frame in frames:
+    for frame in reversed(near):
         verdict = frame.verdict
-        if verdict is not None:
-            state, candidate = observe(
-                state,
-                policy,
-                frame.shot.captured_at,
-                frame.shot.seq,
-                verdict.has_smoke,
-                verdict.confidence,
-                verdict.box,
-            )
-            if candidate is not None:
-                yield frame, candidate
+        assert verdict is not None
+        state, candidate = observe(
+            state,
+            policy,
+            frame.captured_at,
+            frame.seq,
+            verdict.has_smoke,
+            verdict.confidence,
+            verdict.box,
+        )
+        if candidate is not None:
+            yield frame, candidate
 
 
 # --- true, false or beside the fire --------------------------------------------------------------
@@ -226,7 +235,7 @@ def views(
 
 
 def _hidden(footage: Footage, fire: FirePlan) -> bool:
-    last = footage.frames[-1].shot.captured_at if footage.frames else fire.onset
+    last = footage.frames[-1].captured_at if footage.frames else fire.onset
     end = min(fire.onset + HORIZON_S, last if fire.end is None else fire.end)
     blocked = _merged(footage.plan.outages)
     return end > fire.onset and _clear_of(fire.onset, end, blocked) <= 0
@@ -240,10 +249,8 @@ def _view(
     complete: bool,
 ) -> View:
     frames = footage.frames
-    begin = bisect_left(frames, fire.onset, key=lambda f: f.shot.captured_at)
-    smoky = list(
-        takewhile(lambda f: _in_time(fire, f.shot.captured_at), islice(frames, begin, None))
-    )
+    begin = bisect_left(frames, fire.onset, key=lambda f: f.captured_at)
+    smoky = list(takewhile(lambda f: _in_time(fire, f.captured_at), islice(frames, begin, None)))
 
     parts: Parts | None = None
     frames_late: int | None = None
@@ -253,7 +260,7 @@ def _view(
     # from the onset on with an empty memory: an earlier positive confirms nothing
     for frame, candidate in candidates(smoky, policy):
         box = frame.verdict.box if frame.verdict is not None else None
-        touches = located(fire.id, frame.shot.truth, box, _aspect(frame))
+        touches = located(fire.id, frame.truth, box, _aspect(frame))
         if touches is not False or unlocated_ttfd_s is None:
             found = _parts(smoky, fire, candidate, alarmed)
             if unlocated_ttfd_s is None:
@@ -264,7 +271,7 @@ def _view(
                 break
         beside += 1
 
-    last = frames[-1].shot.captured_at if frames else fire.onset
+    last = frames[-1].captured_at if frames else fire.onset
     clip_end = min(fire.onset + HORIZON_S, last if fire.end is None else min(last, fire.end))
     # a camera of which nothing came since the onset is no clip that ended at the onset
     broken = not complete or not smoky or any(_broken_off(f) for f in smoky)
@@ -279,14 +286,14 @@ def _view(
         unlocated=beside,
         censored_s=HORIZON_S if broken else max(0.0, clip_end - fire.onset),
         onset_source=(
-            "clip_start" if frames and fire.onset <= frames[0].shot.captured_at else "scenario"
+            "clip_start" if frames and fire.onset <= frames[0].captured_at else "scenario"
         ),
     )
 
 
 def _broken_off(frame: FrameOutcome) -> bool:
     """Did a crash, a lost broker or an empty budget take it? Then the view is at risk until H."""
-    if frame.shot.unsent is Reason.BROKER_DOWN or frame.fate in (Fate.OVER_BUDGET, Fate.ABANDONED):
+    if frame.unsent is Reason.BROKER_DOWN or frame.fate in (Fate.OVER_BUDGET, Fate.ABANDONED):
         return True
     reason = frame.record.reason if frame.record is not None else Reason.NONE
     return reason in (Reason.CONSUMER_DOWN, Reason.UNAVAILABLE)
@@ -294,7 +301,7 @@ def _broken_off(frame: FrameOutcome) -> bool:
 
 def _captured(frame: FrameOutcome) -> bool:
     """False while the camera was off."""
-    off = frame.shot.unsent in (Reason.OUTAGE, Reason.SOURCE_BROKEN)
+    off = frame.unsent in (Reason.OUTAGE, Reason.SOURCE_BROKEN)
     return not off or frame.verdict is not None
 
 
@@ -318,14 +325,14 @@ def _parts(
     The alarm's instant is the recorded one; without a record it is when the last verdict of the
     confirming set was decided.
     """
-    first = next(f for f in smoky if _captured(f)).shot.captured_at
-    answered = next(f for f in smoky if f.verdict is not None).shot.captured_at
+    first = next(f for f in smoky if _captured(f)).captured_at
+    answered = next(f for f in smoky if f.verdict is not None).captured_at
     confirming = [
         (f.record, f.record.answer)
         for f in smoky
-        if f.shot.seq in candidate.seqs and f.record is not None and f.record.answer is not None
+        if f.seq in candidate.seqs and f.record is not None and f.record.answer is not None
     ]
-    positive = next(f for f in smoky if f.shot.seq == candidate.seqs[0]).shot.captured_at
+    positive = next(f for f in smoky if f.seq == candidate.seqs[0]).captured_at
     record, answer = confirming[-1]
     captured_ns = record.captured_ns
     received_ns = record.received_ns if record.received_ns is not None else captured_ns
@@ -453,7 +460,7 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
         for frame, candidate in candidates(footage.frames, policy):
             at = candidate.completed_at
             box = frame.verdict.box if frame.verdict is not None else None
-            kind = classify(plan, at, frame.shot.truth, box, _aspect(frame))
+            kind = classify(plan, at, frame.truth, box, _aspect(frame))
             if kind is AlarmKind.FALSE and (frame.smoke or _within(at, outages)):
                 # smoke that the labels know and the plan does not, or a camera that is off
                 kind = AlarmKind.UNKNOWN
@@ -492,7 +499,7 @@ def clear_time(footage: Footage) -> Iterator[tuple[float, float]]:
     fires = _merged((f.onset, math.inf if f.end is None else f.end) for f in footage.plan.fires)
     blocked = _merged((*fires, *footage.plan.outages))
     for frame, seconds_at_most in _stands_for(footage):
-        at = frame.shot.captured_at
+        at = frame.captured_at
         if frame.smoke and not _within(at, fires):
             continue  # labelled smoke that no fire of the plan explains: nobody knows how long
         seconds = _clear_of(at, at + seconds_at_most, blocked)
@@ -511,7 +518,7 @@ def _stands_for(footage: Footage) -> Iterator[tuple[FrameOutcome, float]]:
     if cadence_s is None:
         return
     for frame, after in pairwise(f for f in footage.frames if f.came):
-        yield frame, min(after.shot.captured_at - frame.shot.captured_at, 2 * cadence_s)
+        yield frame, min(after.captured_at - frame.captured_at, 2 * cadence_s)
 
 
 def _merged(spans: Iterable[tuple[float, float]]) -> Spans:

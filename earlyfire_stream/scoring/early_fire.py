@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from earlyfire_stream.errors import RunFolderError
-from earlyfire_stream.records import FrameRecord, RunLog
+from earlyfire_stream.records import RunLog
 from earlyfire_stream.scenario.models import AlarmPolicy
 from earlyfire_stream.scoring.accuracy import (
     Confusion,
@@ -41,6 +41,7 @@ from earlyfire_stream.scoring.answers import (
     Answers,
     Explanations,
     Latency,
+    Served,
     Stage,
     Tokens,
     answers,
@@ -60,7 +61,7 @@ from earlyfire_stream.scoring.detection import (
     views,
     watched_hours,
 )
-from earlyfire_stream.scoring.footage import Footage, footage
+from earlyfire_stream.scoring.footage import Footage, footage, packed
 from earlyfire_stream.scoring.ledger import Ledger, balance
 from earlyfire_stream.scoring.statistics import (
     Survival,
@@ -278,10 +279,11 @@ def score(log: RunLog) -> Score:
     the ledger are of all cameras.
     """
     policy = alarm_policy(log)
+    log, _, frames = packed(log)
     everything = footage(log)
     known = tuple(f for f in everything if f.plan.truth)
-    all_records = _records(everything)
-    known_records = _records(known)
+    all_records = Served(frames, everything)
+    known_records = Served(frames, known)
     sequences = judged_sequences(known)
 
     found = views(known, policy, log.alarms, log.complete)
@@ -325,7 +327,7 @@ def score(log: RunLog) -> Score:
         false_alarms=alarms,
         emitted_alarms=sum(a.emitted for a in log.alarms),
         frames=confusion(known),
-        streaming_accuracy=streaming_accuracy(known),
+        streaming_accuracy=streaming_accuracy(frames, known),
         localization=boxes,
         latency=spent,
         tokens=tokens(all_records, watched_hours(everything)),
@@ -341,10 +343,6 @@ def score(log: RunLog) -> Score:
             _warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted)
         ),
     )
-
-
-def _records(footages: Sequence[Footage]) -> list[FrameRecord]:
-    return [f.record for footage in footages for f in footage.frames if f.record is not None]
 
 
 def alarm_policy(log: RunLog) -> AlarmPolicy:

@@ -1,70 +1,143 @@
 """A camera's frames in order of capture, each with its truth beside what became of it.
 
-The scenario's plan, the cameras' log and the consumer's log are joined here once; every measure
-works on the result.
+The scenario's plan, the cameras' log and the consumer's log are joined here once, as columns; every
+measure works on the result.
 """
 
 from __future__ import annotations
 
-__all__ = ["Footage", "Frame", "FrameOutcome", "footage"]
+__all__ = ["Footage", "Frame", "FrameOutcome", "Keys", "footage", "keys", "packed"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from earlyfire_stream.alarms import heed
-from earlyfire_stream.records import CameraPlan, FrameRecord, RunLog, Shot
-from earlyfire_stream.verdict import Fate, Reason, Verdict, burns
+from earlyfire_stream.records import (
+    CameraPlan,
+    FrameRecord,
+    FrameTable,
+    RunLog,
+    Shot,
+    ShotTable,
+    Table,
+)
+from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict, burns
 
 Frame = tuple[str, int]
 """(camera, seq)"""
+Array = NDArray[np.int64]
+_FATES = tuple(Fate)
+_REASONS = tuple(Reason)
+_NOT_COME = (Fate.UNSENT, Fate.LOST)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FrameOutcome:
-    """One scheduled frame: what was to be seen, and what became of it."""
+    """One scheduled frame: what was to be seen, and what became of it.
 
-    shot: Shot
-    record: FrameRecord | None
-    """None if it never left the camera, or if the run was killed before its fate was known."""
+    Not frozen, as there may be a million of them: that would take three times as long to make.
+    """
+
+    captured_at: float
+    seq: int
+    unsent: Reason
+    truth: tuple[Truth, ...]
     smoke: bool | None
     """None where nobody knows."""
+    fate: Fate
+    """Its one fate; a frame that left the camera and has none was abandoned."""
+    came: bool
+    """It reached the consumer."""
     verdict: Verdict | None
     """After the camera's `ignore` polygons; None without a readable answer."""
+    heeded: bool
+    """A polygon took its box, and with it any claim of smoke."""
+    _logs: RunLog = field(repr=False)
+    _shot: int
+    """Where it stands in the cameras' log; -1 if it is known from its record alone."""
+    _record: int
+    """Where it stands in the consumer's log; -1 if not at all."""
 
     @property
-    def fate(self) -> Fate:
-        """Its one fate; a frame that left the camera and has none was abandoned."""
-        if self.shot.unsent is not Reason.NONE:
-            return Fate.UNSENT
-        return Fate.ABANDONED if self.record is None else self.record.fate
+    def shot(self) -> Shot:
+        if self._shot >= 0:
+            return self._logs.shots[self._shot]
+        known = self._logs.frames[self._record]
+        return Shot(known.camera, known.seq, known.captured_at, known.captured_ns)
 
     @property
-    def heeded(self) -> bool:
-        """An `ignore` polygon took its box, and with it any claim of smoke."""
-        if self.verdict is None or self.record is None or self.record.answer is None:
-            return False
-        told = self.record.answer.verdict
-        return told is not None and told.box is not None and self.verdict.box is None
-
-    @property
-    def came(self) -> bool:
-        """It reached the consumer."""
-        record = self.record
-        return record is not None and record.fate not in (Fate.UNSENT, Fate.LOST)
+    def record(self) -> FrameRecord | None:
+        """None if it never left the camera, or if the run was killed before its fate was known."""
+        return self._logs.frames[self._record] if self._record >= 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Footage:
     """All frames of one camera, by capture, then seq."""
 
     plan: CameraPlan
     frames: Sequence[FrameOutcome]
+    captured_ns: Array
+    """Of each frame, as its camera says."""
+    records: Array
+    """Where each frame's record stands in the consumer's log; -1 without one."""
 
     @property
     def timed(self) -> bool:
         """It has a truth and a cadence: it counts for detection, not only frame by frame."""
         return self.plan.truth and self.plan.cadence_s is not None
+
+
+def packed(log: RunLog) -> tuple[RunLog, ShotTable, FrameTable]:
+    """The same log with its frames in tables, and those tables."""
+    shots, frames = ShotTable.of(log.shots), FrameTable.of(log.frames)
+    if shots is not log.shots or frames is not log.frames:
+        log = replace(log, shots=shots, frames=frames)
+    return log, shots, frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keys:
+    """Every frame of a log, whichever log knows it, by one number: its place in the order by
+    camera and seq. Two with one number are the same frame."""
+
+    cameras: Sequence[str]
+    """Those of the plan in its order, then any others."""
+    shots: Array
+    """The number of each shot."""
+    records: Array
+    """The number of each record."""
+    camera: Array
+    """By number: which of `cameras`."""
+    seq: Array
+    """By number."""
+
+
+def keys(log: RunLog, shots: ShotTable, frames: FrameTable) -> Keys:
+    cameras = list(dict.fromkeys([*(p.id for p in log.cameras), *shots.cameras, *frames.cameras]))
+    places = {camera: place for place, camera in enumerate(cameras)}
+    camera = np.concatenate([_places(shots, places), _places(frames, places)])
+    seqs, rank = np.unique(
+        np.concatenate([shots.column("seq"), frames.column("seq")]), return_inverse=True
+    )
+    both, number = np.unique(camera * max(1, len(seqs)) + rank, return_inverse=True)
+    return Keys(
+        cameras=cameras,
+        shots=number[: len(shots)],
+        records=number[len(shots) :],
+        camera=both // max(1, len(seqs)),
+        seq=seqs[both % max(1, len(seqs))] if len(seqs) else np.empty(0, np.int64),
+    )
+
+
+def _places(table: Table[Shot] | Table[FrameRecord], places: dict[str, int]) -> Array:
+    renamed = np.array([places[camera] for camera in table.cameras], np.int64)
+    column = table.column("camera")
+    return renamed[column] if len(column) else np.empty(0, np.int64)
 
 
 def footage(log: RunLog) -> tuple[Footage, ...]:
@@ -74,47 +147,151 @@ def footage(log: RunLog) -> tuple[Footage, ...]:
     from its record. If the log holds two fates of a frame, which the ledger reports, the first
     counts.
     """
-    records: dict[Frame, FrameRecord] = {}
-    for record in log.frames:
-        records.setdefault((record.camera, record.seq), record)
-    shots: dict[Frame, Shot] = {}
-    for shot in log.shots:
-        shots.setdefault((shot.camera, shot.seq), shot)
-    for key, record in records.items():
-        if key not in shots:
-            shots[key] = Shot(record.camera, record.seq, record.captured_at, record.captured_ns)
+    log, shots, frames = packed(log)
+    key = keys(log, shots, frames)
+    count = len(key.camera)
+    shot, record = np.full(count, -1), np.full(count, -1)
+    # backwards, so that of two with one number the first stays
+    shot[key.shots[::-1]] = np.arange(len(shots))[::-1]
+    record[key.records[::-1]] = np.arange(len(frames))[::-1]
 
-    by_camera: dict[str, list[Shot]] = {plan.id: [] for plan in log.cameras}
-    for (camera, _), shot in shots.items():
-        by_camera.setdefault(camera, []).append(shot)
+    columns = _Columns(log, shots, frames, shot, record)
+    order = np.lexsort((key.seq, columns.captured_at, key.camera))
+    bounds = np.searchsorted(key.camera[order], np.arange(len(key.cameras) + 1))
     plans = {plan.id: plan for plan in log.cameras}
     result = []
-    for camera, taken in by_camera.items():
+    for place, camera in enumerate(key.cameras):
         plan = plans.get(camera) or CameraPlan(camera, truth=False)
-        taken.sort(key=attrgetter("captured_at", "seq"))
-        frames = [_outcome(plan, shot, records.get((camera, shot.seq))) for shot in taken]
-        result.append(Footage(plan, frames))
+        chosen = order[bounds[place] : bounds[place + 1]]
+        outcomes = columns.outcomes(plan, chosen, key.seq[chosen])
+        result.append(Footage(plan, outcomes, columns.captured_ns[chosen], record[chosen]))
     return tuple(result)
 
 
-def _outcome(plan: CameraPlan, shot: Shot, record: FrameRecord | None) -> FrameOutcome:
-    verdict = None
-    if record is not None and record.fate is Fate.ANSWERED and record.answer is not None:
-        verdict = record.answer.verdict
-        if verdict is not None and plan.ignore:
-            verdict = heed(verdict, plan.ignore)
-    return FrameOutcome(shot, record, _smoke(plan, shot), verdict)
+class _Columns:
+    """Both logs side by side, by a frame's number."""
+
+    def __init__(
+        self, log: RunLog, shots: ShotTable, frames: FrameTable, shot: Array, record: Array
+    ) -> None:
+        self._log = log
+        self._shots = shots
+        self._shot, self._record = shot, record
+        self.captured_at = _either(shots, frames, shot, record, "captured_at")
+        self.captured_ns = _either(shots, frames, shot, record, "captured_ns")
+        self._unsent = _of(shots.column("unsent"), shot, _REASONS.index(Reason.NONE))
+        self._smoke = _of(shots.column("smoke"), shot, -1)
+        self._truth = _of(shots.column("truth"), shot, 0)
+        self._fate = _of(frames.column("fate"), record, _FATES.index(Fate.ABANDONED))
+        answered = self._fate == _FATES.index(Fate.ANSWERED)
+        self._answer = np.where(answered, _of(frames.column("answer"), record, 0), 0)
+        self._verdicts = _Verdicts(frames)
+
+    def outcomes(self, plan: CameraPlan, chosen: Array, seqs: Array) -> list[FrameOutcome]:
+        """Of one camera."""
+        smokes = _smokes(plan, self._smoke[chosen], self.captured_at[chosen])
+        log, truth_of, verdict_of = self._log, self._shots.truth, self._verdicts.one
+        none, unsent_fate = Reason.NONE, Fate.UNSENT
+        result = []
+        for at, seq, unsent, truth, smoke, fate, answer, shot, record in zip(
+            self.captured_at[chosen].tolist(),
+            seqs.tolist(),
+            self._unsent[chosen].tolist(),
+            self._truth[chosen].tolist(),
+            smokes,
+            self._fate[chosen].tolist(),
+            self._answer[chosen].tolist(),
+            self._shot[chosen].tolist(),
+            self._record[chosen].tolist(),
+            strict=True,
+        ):
+            told = verdict_of(answer - 1) if answer else None
+            verdict = heed(told, plan.ignore) if told is not None and plan.ignore else told
+            why, what = _REASONS[unsent], _FATES[fate]
+            result.append(
+                FrameOutcome(
+                    at,
+                    seq,
+                    why,
+                    truth_of(truth) if truth else (),
+                    smoke,
+                    what if why is none else unsent_fate,
+                    record >= 0 and what not in _NOT_COME,
+                    verdict,
+                    verdict is not told,
+                    log,
+                    shot,
+                    record,
+                )
+            )
+        return result
 
 
-def _smoke(plan: CameraPlan, shot: Shot) -> bool | None:
-    """The frame's own label, else what the fires of the scenario say.
+def _of(column: NDArray[Any], places: Array, without: int) -> Array:
+    """The column's value at each place; `without` where the place is -1."""
+    if not len(column):
+        return np.full(len(places), without)
+    return np.where(places >= 0, column[places], without).astype(np.int64)
+
+
+def _either(
+    shots: ShotTable, frames: FrameTable, shot: Array, record: Array, name: str
+) -> NDArray[Any]:
+    """A column that both logs have: the cameras' word first."""
+    if not len(shots):
+        return frames.column(name)[record]
+    if not len(frames):
+        return shots.column(name)[shot]
+    return np.where(shot >= 0, shots.column(name)[shot], frames.column(name)[record])
+
+
+class _Verdicts:
+    """Verdicts by the place of their answer; those that say the same are one object."""
+
+    def __init__(self, frames: FrameTable) -> None:
+        self._frames = frames
+        column = frames.answer_column
+        self._said = list(
+            zip(
+                column("verdict").tolist(),
+                column("w").tolist(),
+                column("confidence").tolist(),
+                column("repairs").tolist(),
+                strict=True,
+            )
+        )
+        self._boxes = np.stack([column(name) for name in ("xc", "yc", "w", "h")], axis=1)
+        self._plain: dict[tuple[bool, float | None, int], Verdict] = {}
+
+    def one(self, place: int) -> Verdict | None:
+        smoke, width, confidence, repairs = self._said[place]
+        if smoke < 0:
+            return None
+        sure = confidence if confidence == confidence else None  # NaN stands for None
+        if width == width:
+            box = Box(*self._boxes[place].tolist())
+            return Verdict(smoke == 1, box, sure, self._frames.repairs(repairs))
+        said = (smoke == 1, sure, repairs)
+        known = self._plain.get(said)
+        if known is None:
+            known = Verdict(smoke == 1, None, sure, self._frames.repairs(repairs))
+            self._plain[said] = known
+        return known
+
+
+def _smokes(plan: CameraPlan, labels: Array, captured_at: NDArray[Any]) -> list[bool | None]:
+    """Each frame's own label, else what the fires of the scenario say.
 
     A timed camera without fires is a negative one; an unlabelled still is unknown.
     """
     if not plan.truth:
-        return None
-    if shot.smoke is not None:
-        return shot.smoke
-    if plan.cadence_s is None and not plan.fires:
-        return None
-    return any(burns(fire, shot.captured_at) for fire in plan.fires)
+        return [None] * len(labels)
+    unknown = plan.cadence_s is None and not plan.fires
+    return [
+        bool(label)
+        if label >= 0
+        else None
+        if unknown
+        else any(burns(fire, at) for fire in plan.fires)
+        for label, at in zip(labels.tolist(), captured_at.tolist(), strict=True)
+    ]

@@ -10,13 +10,18 @@ from __future__ import annotations
 __all__ = ["Ledger", "balance"]
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from earlyfire_stream.records import RunLog
-from earlyfire_stream.scoring.footage import Frame
+from earlyfire_stream.scoring.footage import Keys, keys, packed
 from earlyfire_stream.verdict import Fate, Reason
 
+_FATES = tuple(Fate)
+_REASONS = tuple(Reason)
 EXAMPLES = 5
 """Frames named per kind of fault; enough to look into the log."""
 
@@ -51,51 +56,62 @@ def balance(log: RunLog) -> Ledger:
     A frame that its camera did not send has the fate `unsent`, with the camera's reason; that the
     consumer saw the gap and noted the frame as lost is the same event, not a second fate.
     """
-    scheduled = Counter((s.camera, s.seq) for s in log.shots)
-    unsent = {(s.camera, s.seq): s.unsent for s in log.shots if s.unsent is not Reason.NONE}
-    told = [
-        r
-        for r in log.frames
-        if r.fate not in (Fate.LOST, Fate.UNSENT) or (r.camera, r.seq) not in unsent
-    ]
-    times = Counter((r.camera, r.seq) for r in told)
-    times.update(unsent.keys())
-    double = {frame for count in (scheduled, times) for frame, n in count.items() if n > 1}
-    unknown = times.keys() - scheduled.keys()
-    without = scheduled.keys() - times.keys()
-    inferred = set() if log.complete else without
-    missing = without - inferred
+    log, shots, frames = packed(log)
+    key = keys(log, shots, frames)
+    count = len(key.camera)
 
-    met = {(r.camera, r.seq): (r.fate, r.reason) for r in reversed(told)}  # the first one stays
-    met.update((frame, (Fate.UNSENT, why)) for frame, why in unsent.items())
-    met.update((frame, (Fate.ABANDONED, Reason.KILLED)) for frame in inferred)
+    scheduled = np.bincount(key.shots, minlength=count)
+    unsent = np.zeros(count, np.int64)
+    why = shots.column("unsent").astype(np.int64)  # 0 is Reason.NONE
+    unsent[key.shots[why > 0]] = why[why > 0]
+    fate = frames.column("fate").astype(np.int64)
+    noted = np.isin(fate, [_FATES.index(Fate.LOST), _FATES.index(Fate.UNSENT)])
+    told = ~noted | (unsent[key.records] == 0)
+    times = np.bincount(key.records[told], minlength=count) + (unsent > 0)
+    double = (scheduled > 1) | (times > 1)
+    unknown = (times > 0) & (scheduled == 0)
+    without = (scheduled > 0) & (times == 0)
+    inferred = without & (not log.complete)
+    missing = without & ~inferred
 
-    provable = bool(log.shots) or not log.frames
-    fates: Counter[tuple[Fate, Reason]] = Counter(
-        what for frame, what in met.items() if frame in scheduled or not provable
-    )
+    met = np.full((count, 2), -1)
+    told_fates = np.stack([fate, frames.column("reason").astype(np.int64)], axis=1)[told]
+    met[key.records[told][::-1]] = told_fates[::-1]  # the first one stays
+    met[unsent > 0, 0] = _FATES.index(Fate.UNSENT)
+    met[unsent > 0, 1] = unsent[unsent > 0]
+    met[inferred] = _FATES.index(Fate.ABANDONED), _REASONS.index(Reason.KILLED)
+
+    provable = bool(len(shots)) or not len(frames)
+    counted = (met[:, 0] >= 0) & ((scheduled > 0) | (not provable))
+    kinds, sizes = np.unique(met[counted], axis=0, return_counts=True)
+    fates = {
+        (_FATES[what], _REASONS[because]): size
+        for (what, because), size in zip(kinds.tolist(), sizes.tolist(), strict=True)
+    }
     by_fate: Counter[str] = Counter()
     reasons: dict[str, int] = {}
-    for (fate, reason), count in sorted(fates.items()):
-        by_fate[fate.value] += count
-        reasons[f"{fate.value}({reason.value})" if reason else fate.value] = count
+    for (what, because), size in sorted(fates.items()):
+        by_fate[what.value] += size
+        reasons[f"{what.value}({because.value})" if because else what.value] = size
     return Ledger(
-        scheduled=len(scheduled),
+        scheduled=int((scheduled > 0).sum()),
         fates=dict(by_fate),
         reasons=reasons,
-        missing=len(missing),
-        double=len(double),
-        unknown=len(unknown) if provable else 0,
-        inferred=len(inferred),
+        missing=int(missing.sum()),
+        double=int(double.sum()),
+        unknown=int(unknown.sum()) if provable else 0,
+        inferred=int(inferred.sum()),
         duplicates=log.duplicates,
-        balanced=not (missing or double or unknown) if provable else None,
+        balanced=not (missing | double | unknown).any() if provable else None,
         examples=(
-            *_named("missing", missing),
-            *_named("double", double),
-            *(_named("unknown", unknown) if provable else ()),
+            *_named("missing", key, missing),
+            *_named("double", key, double),
+            *(_named("unknown", key, unknown) if provable else ()),
         ),
     )
 
 
-def _named(fault: str, frames: Iterable[Frame]) -> tuple[str, ...]:
-    return tuple(f"{fault} {camera}/{seq}" for camera, seq in sorted(frames)[:EXAMPLES])
+def _named(fault: str, key: Keys, frames: NDArray[np.bool_]) -> tuple[str, ...]:
+    found = np.flatnonzero(frames)
+    named = [(key.cameras[key.camera[i]], int(key.seq[i])) for i in found]
+    return tuple(f"{fault} {camera}/{seq}" for camera, seq in sorted(named)[:EXAMPLES])

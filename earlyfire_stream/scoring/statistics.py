@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 ALPHA = 0.05
@@ -53,7 +54,7 @@ def poisson_interval(events: int) -> tuple[float, float]:
     return low, float(stats.chi2.ppf(1 - ALPHA / 2, 2 * events + 2)) / 2
 
 
-def percentile(values: Sequence[float], rank: int) -> float | None:
+def percentile(values: Sequence[float] | NDArray[np.float64], rank: int) -> float | None:
     """The rank-th percentile, interpolated; None under the floor of its rank (any needs one)."""
     if len(values) < max(1, FLOORS.get(rank, 1)):
         return None
