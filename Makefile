@@ -1,5 +1,5 @@
 # One target per intention. Everything is installed into .venv; nothing outside this folder is
-# touched, except that `make test` installs Mosquitto where it may (root, apt).
+# touched, except that `make test` installs Mosquitto and Chromium where it may (root, apt).
 PYTHON ?= python3
 VENV   := .venv
 # What the worker's tests and `make speed-hf` run on; where the package index serves CUDA builds:
@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed speed-hf sweep overload clean mosquitto
+.PHONY: help install demo test lint format typecheck speed speed-hf sweep overload clean mosquitto chromium
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -41,7 +41,7 @@ demo: $(VENV)/.base
 	@echo "== playing scenarios/demo.yaml: 90 seconds of eight cameras over a private MQTT broker =="
 	@$(BIN)/earlyfire run scenarios/demo.yaml
 
-test: $(VENV)/.dev mosquitto
+test: $(VENV)/.dev mosquitto chromium
 	@echo "== tests =="
 	@$(BIN)/python -m pytest
 
@@ -54,6 +54,18 @@ mosquitto:
 	else \
 		echo "LEFT OUT: the tests that need a real Mosquitto (not installed, and only root with apt"; \
 		echo "          can install it from here: apt-get install mosquitto, or brew install mosquitto)"; \
+	fi
+
+chromium:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+		|| command -v google-chrome >/dev/null; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "== installing Chromium =="; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else \
+		echo "LEFT OUT: the tests that open a report in a browser (no Chromium found, and only root"; \
+		echo "          with apt can install it from here: apt-get install chromium)"; \
 	fi
 
 lint: $(VENV)/.dev

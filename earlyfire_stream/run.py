@@ -9,7 +9,7 @@ before leaves nothing behind, and what is killed later can be scored.
 
 from __future__ import annotations
 
-__all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "rescore"]
+__all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "report", "rescore"]
 
 import asyncio
 import contextlib
@@ -56,6 +56,7 @@ from earlyfire_stream.reel import (
     cadences,
     close,
 )
+from earlyfire_stream.report import page
 from earlyfire_stream.scenario.fleet import expand, plan, plays_native_times
 from earlyfire_stream.scenario.load import Loaded, digest
 from earlyfire_stream.scenario.models import Camera, Scenario
@@ -304,10 +305,18 @@ async def play_consumer(
 
 
 def rescore(folder: Path, cameras: Path | None = None) -> Score:
-    """Score a run folder and write its score.json."""
-    result = score(load(folder, cameras))
+    """Score a run folder; write its score.json and, beside it, its report."""
+    log = load(folder, cameras)
+    result = score(log)
     write_json(folder / "score.json", result.to_json())
+    page.write(folder, log, result)
     return result
+
+
+def report(folder: Path, cameras: Path | None = None, output: Path | None = None) -> Path:
+    """Write the report of a run folder, beside its score or elsewhere; gives its place."""
+    log = load(folder, cameras)
+    return page.write(folder, log, score(log), output)
 
 
 # --- opening -------------------------------------------------------------------------------------
@@ -656,6 +665,7 @@ async def _pulse(log: Log, clock: Clock, consumer: Consumer) -> None:
             rss_bytes=_rss_bytes(),
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
             concurrency=consumer.limit,
+            tokens_per_s=consumer.snapshot().tokens_per_s,
         )
         await asyncio.sleep(PULSE_S)
 

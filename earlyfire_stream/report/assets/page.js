@@ -1,0 +1,690 @@
+// Draws the charts of a report from the JSON in the page. Rules: strangers' words are only ever set
+// as text (textContent, fillText); nothing is fetched; every chart is drawn again at any width.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const GROUPS = {
+    S: "smoke seen", n: "no smoke seen", c: "not asked for", f: "failed", g: "never there",
+  };
+  const KINDS = {
+    true: "true alarm", false: "false alarm", unlocated: "alarm beside the smoke",
+    late: "late alarm", unknown: "alarm, truth unknown",
+  };
+  const [begin, end] = data.span;
+  const charts = {};
+
+  // --- small tools ---
+
+  const NS = "http://www.w3.org/2000/svg";
+  function svg(name, attributes, parent, text) {
+    const made = document.createElementNS(NS, name);
+    for (const key in attributes) made.setAttribute(key, attributes[key]);
+    if (text !== undefined) made.textContent = text;
+    if (parent) parent.append(made);
+    return made;
+  }
+  function element(name, className, parent, text) {
+    const made = document.createElement(name);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    if (parent) parent.append(made);
+    return made;
+  }
+  const fixed = (v, digits) => v.toLocaleString("en", {
+    minimumFractionDigits: digits, maximumFractionDigits: digits,
+  });
+  const short = (v) => {
+    if (v === null || v === undefined) return "n/a";
+    const size = Math.abs(v);
+    return size >= 100 || Number.isInteger(v) ? fixed(v, 0) : size >= 10 ? fixed(v, 1) : fixed(v, 2);
+  };
+  function clock(s) {
+    const sign = s < -0.5 ? "-" : "";
+    const t = Math.round(Math.abs(s));
+    const two = (v) => String(v).padStart(2, "0");
+    const h = Math.floor(t / 3600), m = Math.floor(t / 60) % 60;
+    return sign + (h ? `${h}:${two(m)}` : m) + ":" + two(t % 60);
+  }
+  function duration(s) {
+    const size = Math.abs(s);
+    return size < 10 ? `${fixed(s, 2)} s` : size < 60 ? `${fixed(s, 1)} s` : `${clock(s)} ${size < 3600 ? "min" : "h"}`;
+  }
+  // Steps that people count in: 1, 2, 5 · 10^n, and for clocks 15 s, 30 s, 1 min, ...
+  function steps(low, high, most, timed) {
+    const wanted = (high - low) / Math.max(1, most);
+    const clocks = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+    let step;
+    if (timed && wanted > 0.5) step = clocks.find((s) => s >= wanted) || Math.ceil(wanted / 86400) * 86400;
+    else {
+      const power = 10 ** Math.floor(Math.log10(wanted || 1));
+      step = power * [1, 2, 5, 10].find((m) => m * power >= wanted * 0.999);
+    }
+    const found = [];
+    for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-6; v += step) found.push(Math.abs(v) < step * 1e-9 ? 0 : v);
+    return found;
+  }
+  const scale = (low, high, from, to) => (v) => from + (v - low) / (high - low || 1) * (to - from);
+
+  const tip = document.getElementById("tip");
+  function tell(event, text) {
+    tip.textContent = text;
+    tip.hidden = false;
+    const box = tip.getBoundingClientRect();
+    const x = Math.max(6, Math.min(event.clientX + 14, innerWidth - box.width - 6));
+    const above = event.clientY - box.height - 12;
+    tip.style.left = `${x}px`;
+    tip.style.top = `${above > 4 ? above : event.clientY + 18}px`;
+  }
+  const hush = () => { tip.hidden = true; };
+  function hover(target, ask) {
+    const move = (event) => {
+      const box = target.getBoundingClientRect();
+      const text = ask((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+      if (text) tell(event, text); else hush();
+    };
+    target.addEventListener("pointermove", move);
+    target.addEventListener("pointerdown", move);
+    target.addEventListener("pointerleave", hush);
+  }
+
+  // A frame with axes; `x` and `y` hold low, high, and how to write a value.
+  function plot(figure, height, x, y, left = 46, bottom = 34) {
+    const width = Math.max(240, figure.clientWidth);
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, figure);
+    const right = width - 12, top = 14, floor = height - bottom;
+    const X = x.at || scale(x.low, x.high, left, right);
+    const Y = scale(y.low, y.high, floor, top);
+    for (const v of y.ticks || steps(y.low, y.high, 4)) {
+      svg("line", { class: "grid", x1: left, x2: right, y1: Y(v), y2: Y(v) }, root);
+      svg("text", { x: left - 7, y: Y(v) + 4, "text-anchor": "end" }, root, (y.text || short)(v));
+    }
+    for (const v of x.ticks || steps(x.low, x.high, width < 500 ? 4 : 8, x.timed)) {
+      svg("text", { x: X(v), y: floor + 16, "text-anchor": "middle" }, root, (x.text || short)(v));
+    }
+    svg("line", { class: "grid", x1: left, x2: right, y1: floor, y2: floor }, root);
+    if (x.label) svg("text", { x: right, y: floor + 30, "text-anchor": "end" }, root, x.label);
+    if (y.label) svg("text", { x: left, y: 9 }, root, y.label);
+    return { root, X, Y, left, right, top, floor, width, height };
+  }
+  const line = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+  const highest = (values, least) => Math.max(least, ...values.filter((v) => v !== null)) * 1.06;
+  const time = () => ({ low: begin, high: end, text: clock, timed: true, label: "scenario time" });
+  function column(p, i, count) {
+    const w = (p.right - p.left) / count;
+    return [p.left + i * w, w];
+  }
+
+  // --- where the seconds went ---
+
+  charts.parts = (figure) => {
+    const parts = data.parts;
+    const words = parts.names.map((n) => n.replace("_", " "));
+    const legend = element("ul", "legend", figure);
+    words.forEach((word, i) => {
+      const item = element("li", "", legend);
+      element("i", "", item).style.background = `var(--p${i})`;
+      item.append(word);
+    });
+    const rows = parts.rows.map((r) => ({ label: r.fire, sub: r.camera, parts: r.parts, total: r.ttfd }));
+    if (rows.length > 1) {
+      const total = parts.mean.reduce((a, b) => a + b, 0);
+      rows.unshift({ label: `mean of ${parts.n}`, sub: "", parts: parts.mean, total, mean: true });
+    }
+    const width = Math.max(240, figure.clientWidth), narrow = width < 560;
+    const left = narrow ? 0 : 200, rowHeight = narrow ? 40 : 28;
+    const most = Math.max(...rows.map((r) => r.parts.reduce((a, b) => a + Math.max(0, b), 0)), 1e-9);
+    const height = rows.length * rowHeight + 26;
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, figure);
+    const X = scale(0, most, left, width - 74);
+    for (const v of steps(0, most, narrow ? 3 : 6, true)) {
+      svg("line", { class: "grid", x1: X(v), x2: X(v), y1: 0, y2: height - 22 }, root);
+      svg("text", { x: X(v), y: height - 8, "text-anchor": v ? "middle" : "start" }, root, most < 60 ? `${short(v)} s` : clock(v));
+    }
+    rows.forEach((row, r) => {
+      const y = r * rowHeight;
+      const bar = svg("g", {}, root);
+      const label = `${row.label}${row.sub ? " · " + row.sub : ""}`;
+      const room = narrow ? 48 : 29;
+      const clipped = label.length > room ? label.slice(0, room - 1) + "…" : label;
+      if (narrow) svg("text", { x: 0, y: y + 13, class: row.mean ? "strong" : "" }, bar, clipped);
+      else svg("text", { x: left - 10, y: y + 18, "text-anchor": "end", class: row.mean ? "strong" : "" }, bar, clipped);
+      let at = 0;
+      row.parts.forEach((seconds, i) => {
+        if (seconds <= 0) return;
+        svg("rect", { x: X(at), y: y + (narrow ? 18 : 5), width: Math.max(0.4, X(at + seconds) - X(at)), height: 17, style: `fill:var(--p${i})` }, bar);
+        at += seconds;
+      });
+      svg("text", { x: X(at) + 7, y: y + (narrow ? 31 : 18), class: "strong" }, bar, duration(row.total));
+      svg("rect", { x: 0, y, width, height: rowHeight, fill: "transparent" }, bar);
+      hover(bar, () => `${label}\n` + words.map((w, i) => `${w}: ${duration(row.parts[i])}`).join("\n") + `\n= ${duration(row.total)}`);
+    });
+  };
+
+  // --- survival ---
+
+  charts.survival = (figure) => {
+    const s = data.survival;
+    const p = plot(figure, 318, { low: 0, high: s.shown, ticks: s.ticks, text: s.shown < 100 ? (v) => `${short(v)} s` : clock, label: "since the onset" },
+      { low: 0, high: 1, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, 52, 86);
+    if (s.band && s.band.length) {
+      const upper = [], lower = [];
+      let high = 0, low = 0;
+      for (const [t, a, b] of [...s.band, [s.shown, null, null]]) {
+        upper.push([p.X(t), p.Y(high)]); lower.push([p.X(t), p.Y(low)]);
+        if (a !== null) { low = a; high = b; upper.push([p.X(t), p.Y(high)]); lower.push([p.X(t), p.Y(low)]); }
+      }
+      svg("path", { d: line([...upper, ...lower.reverse()]) + "Z", style: "fill:var(--accent);opacity:.13" }, p.root);
+    }
+    for (const t of [60, 180, 300]) if (t < s.shown) {
+      svg("line", { class: "ref", x1: p.X(t), x2: p.X(t), y1: p.top, y2: p.floor }, p.root);
+      svg("text", { x: p.X(t) + 3, y: p.floor - 5 }, p.root, `${t / 60} min`);
+    }
+    const points = [[p.X(0), p.Y(0)]];
+    let share = 0;
+    for (const [t, next] of s.steps) {
+      if (t > s.shown) break;
+      points.push([p.X(t), p.Y(share)], [p.X(t), p.Y(next)]);
+      share = next;
+    }
+    points.push([p.X(s.shown), p.Y(share)]);
+    svg("path", { class: "curve", d: line(points) }, p.root);
+    const at = (t) => s.steps.reduce((value, [when, next]) => when <= t ? next : value, 0);
+    for (const t of s.censored) if (t <= s.shown) {
+      svg("path", { d: `M${p.X(t)} ${p.Y(at(t)) - 5}v10`, style: "stroke:var(--ink);stroke-width:1.5" }, p.root);
+    }
+    if (s.median !== null) {
+      svg("circle", { cx: p.X(s.median), cy: p.Y(0.5), r: 4, style: "fill:var(--accent)" }, p.root);
+      svg("text", { x: p.X(s.median) + 9, y: p.Y(0.5) + 4, class: "strong" }, p.root, `median ${duration(s.median)}`);
+    }
+    svg("text", { x: p.left, y: p.floor + 52 }, p.root, s.censored.length ? "still undetected and watched (bars on the curve: the watching ended)" : "still undetected and watched");
+    s.ticks.forEach((t, i) => svg("text", { x: p.X(t), y: p.floor + 70, "text-anchor": "middle", class: "strong" }, p.root, s.at_risk[i]));
+    hover(p.root, (fx) => {
+      const t = (fx * p.width - p.left) / (p.right - p.left) * s.shown;
+      if (t < 0 || t > s.shown) return "";
+      return `${duration(t)} after the onset\n${fixed(at(t) * 100, 0)} % of ${s.n} detected`;
+    });
+  };
+
+  // --- operating curve ---
+
+  charts.operating = (figure) => {
+    const points = data.operating.filter((o) => o.rate !== null && o.recall !== null);
+    if (!points.length) { element("p", "empty", figure, "Recall or the false alarm rate cannot be measured in this run."); return; }
+    const most = Math.max(1, ...points.map((o) => o.rate)) * 1.08;
+    const p = plot(figure, 300, { low: 0, high: most, label: "false alarms per camera-day" },
+      { low: 0, high: 1, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, 52, 42);
+    const curve = points.filter((o) => !o.chosen).sort((a, b) => a.threshold - b.threshold);
+    svg("path", { class: "curve", d: line(curve.map((o) => [p.X(o.rate), p.Y(o.recall)])) }, p.root);
+    const taken = [];
+    for (const o of [...curve, ...points.filter((q) => q.chosen)]) {
+      const x = p.X(o.rate), y = p.Y(o.recall);
+      const dot = svg("circle", { cx: x, cy: y, r: o.chosen ? 7 : 4, style: o.chosen ? "fill:var(--card);stroke:var(--ink);stroke-width:2.5" : "fill:var(--accent)" }, p.root);
+      const text = o.chosen ? "as played" : String(o.threshold);
+      const flip = x > p.right - 70;
+      const place = o.chosen ? y + 22 : y - 9;
+      if (o.chosen || !taken.some(([a, b]) => Math.abs(a - x) < 28 && Math.abs(b - place) < 13)) {
+        svg("text", { x: flip ? x - 9 : x + 9, y: place, "text-anchor": flip ? "end" : "start", class: o.chosen ? "strong" : "" }, p.root, text);
+        taken.push([x, place]);
+      }
+      const range = o.rate_interval ? ` (95 %: ${short(o.rate_interval[0])} to ${short(o.rate_interval[1])})` : "";
+      hover(dot, () => `${o.chosen ? "as played" : "threshold " + o.threshold}\ndetected ${o.detected} of ${o.views}\n${short(o.rate)} false a camera-day${range}\nmedian TTFD ${o.ttfd === null ? "n/a" : duration(o.ttfd)}`);
+    }
+  };
+
+  // --- false alarms ---
+
+  charts.hours = (figure) => {
+    const rows = data.hours.filter((r) => r[3] !== null);
+    const most = highest(rows.map((r) => r[3]), 0);
+    const top = most > 0 ? most * 1.6 : highest(rows.map((r) => r[5]), 1);
+    const p = plot(figure, 240, { low: 0, high: 24, ticks: [0, 6, 12, 18, 24], text: (v) => `${v} h`, label: "hour of day" },
+      { low: 0, high: top, label: "per camera-day" });
+    for (const [hour, episodes, hours, rate, low, high] of rows) {
+      const x = p.X(hour), w = p.X(hour + 1) - x;
+      const bar = svg("g", {}, p.root);
+      svg("rect", { x, y: p.top, width: w, height: p.floor - p.top, style: "fill:var(--soft);opacity:.7" }, bar);
+      svg("rect", { x: x + 1, y: p.Y(rate), width: Math.max(1, w - 2), height: p.floor - p.Y(rate), style: "fill:var(--false)" }, bar);
+      const peak = Math.min(high, top);
+      svg("path", { d: `M${x + w / 2} ${p.Y(low)}V${p.Y(peak)}`, style: "stroke:var(--dim);stroke-width:1.3" }, bar);
+      if (high > top) svg("path", { d: `M${x + w / 2 - 3} ${p.Y(peak) + 5}l3 -5l3 5`, style: "stroke:var(--dim);fill:none;stroke-width:1.3" }, bar);
+      hover(bar, () => `${hour} to ${hour + 1} h\n${episodes} in ${short(hours)} camera-hours\n${short(rate)} a camera-day (95 %: ${short(low)} to ${short(high)})`);
+    }
+    element("p", "small dim", figure, "Shaded hours were watched; lines are exact Poisson intervals, arrows leave the chart.");
+  };
+
+  charts.blamed = (figure) => {
+    const width = Math.max(240, figure.clientWidth), height = data.blamed.length * 24 + 4;
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, figure);
+    const left = Math.min(170, width * 0.45);
+    const X = scale(0, data.blamed[0][1], left, width - 40);
+    data.blamed.forEach(([camera, count], i) => {
+      const name = camera.length > 24 ? camera.slice(0, 23) + "…" : camera;
+      svg("text", { x: left - 8, y: i * 24 + 16, "text-anchor": "end" }, root, name);
+      const bar = svg("rect", { x: left, y: i * 24 + 3, width: X(count) - left, height: 17, rx: 2, style: "fill:var(--false)" }, root);
+      svg("text", { x: X(count) + 6, y: i * 24 + 16, class: "strong" }, root, count);
+      hover(bar, () => `${camera}: ${count} episodes`);
+    });
+  };
+
+  // --- latency, tokens, harness ---
+
+  charts.latency = (figure) => {
+    const bins = data.latency.bins;
+    const p = plot(figure, 240, { low: 0, high: bins.length, ticks: [], label: "seconds, logarithmic" },
+      { low: 0, high: highest(bins.map((b) => b[2]), 1), label: `answers (n ${data.latency.n.toLocaleString("en")})` });
+    const room = Math.ceil(bins.length / (p.width < 420 ? 5 : 8));
+    bins.forEach(([from, to, count], i) => {
+      const [x, w] = column(p, i, bins.length);
+      const bar = svg("rect", { x: x + 1, y: p.Y(count), width: Math.max(1, w - 2), height: p.floor - p.Y(count), rx: 1.5, style: "fill:var(--n)" }, p.root);
+      if (i % room === 0) svg("text", { x, y: p.floor + 16, "text-anchor": i ? "middle" : "start" }, p.root, from < 0.1 ? String(+from.toPrecision(2)) : short(from));
+      hover(bar, () => `${duration(from)} to ${to === null ? "more" : duration(to)}\n${count.toLocaleString("en")} answers`);
+    });
+    for (const mark of [0.25, 1]) {
+      const i = bins.findIndex(([from, to]) => from <= mark && (to === null || mark < to));
+      if (i < 0) continue;
+      const [x, w] = column(p, i, bins.length);
+      const [from, to] = bins[i];
+      const at = x + w * Math.log(mark / (from || 0.001)) / Math.log((to || mark) / (from || 0.001));
+      svg("line", { class: "ref", x1: at, x2: at, y1: p.top, y2: p.floor }, p.root);
+    }
+  };
+
+  charts.latency_time = (figure) => {
+    const rows = data.latency.over_time;
+    const top = highest(rows.map((r) => r[2]), 0);
+    const p = plot(figure, 240, time(), { low: 0, high: top, label: "seconds: worst and median" });
+    for (const mark of [0.25, 1]) if (mark < top) svg("line", { class: "ref", x1: p.left, x2: p.right, y1: p.Y(mark), y2: p.Y(mark) }, p.root);
+    const width = Math.max(1.5, (p.right - p.left) / 120 * 0.55);
+    for (const [at, median, worst] of rows) {
+      svg("rect", { x: p.X(at) - width / 2, y: p.Y(worst), width, height: p.Y(0) - p.Y(worst), style: "fill:var(--n);opacity:.35" }, p.root);
+      svg("circle", { cx: p.X(at), cy: p.Y(median), r: 2.2, style: "fill:var(--n)" }, p.root);
+    }
+    nearest(p, rows, ([at, median, worst, n]) => `${clock(at)}\nmedian ${duration(median)}, worst ${duration(worst)}\n${n} answers`);
+  };
+
+  function nearest(p, rows, say) {
+    hover(p.root, (fx) => {
+      const x = fx * p.width;
+      let best = null, off = 24;
+      for (const row of rows) if (Math.abs(p.X(row[0]) - x) < off) { best = row; off = Math.abs(p.X(row[0]) - x); }
+      return best ? say(best) : "";
+    });
+  }
+
+  charts.tokens = (figure) => {
+    const t = data.tokens, count = t.per_s.length;
+    const known = [...t.per_s, ...t.learned.map((r) => r[1]), t.budget];
+    const spent = Math.max(...t.per_s);
+    const budgets = known.slice(count).filter((v) => v !== null);
+    // A budget far above what was spent would flatten the chart; it is told in words then.
+    const shown = budgets.filter((v) => v < 6 * spent);
+    const p = plot(figure, 250, time(), { low: 0, high: highest([...t.per_s, ...shown], 1), label: "visual tokens a wall second" }, 58);
+    t.per_s.forEach((v, i) => {
+      const [x, w] = column(p, i, count);
+      if (v > 0) svg("rect", { x: x + 0.5, y: p.Y(v), width: Math.max(1, w - 1), height: p.floor - p.Y(v), style: "fill:var(--n)" }, p.root);
+    });
+    const draw = (points) => svg("path", { d: line(points), style: "fill:none;stroke:var(--accent);stroke-width:2;stroke-dasharray:6 4" }, p.root);
+    if (t.budget !== null && shown.includes(t.budget)) {
+      draw([[p.left, p.Y(t.budget)], [p.right, p.Y(t.budget)]]);
+      svg("text", { x: p.right, y: p.Y(t.budget) - 5, "text-anchor": "end", class: "strong" }, p.root, `budget ${short(t.budget)}`);
+    } else if (t.budget === null && t.learned.length > 1 && shown.length) {
+      const points = t.learned.filter((r) => shown.includes(r[1]));
+      if (points.length > 1) draw(points.map(([at, v]) => [p.X(at), p.Y(v)]));
+    }
+    const hidden = budgets.length && !shown.length;
+    element("p", "small dim", figure, hidden ? `The budget, ${short(Math.min(...budgets))} tokens a second or more, lies above this chart.`
+      : budgets.length ? (t.budget === null ? "Dashed: the rate that was learned from the engine." : "Dashed: the budget.") : "No budget in tokens a second was recorded.");
+    hover(p.root, (fx) => {
+      const i = Math.floor((fx * p.width - p.left) / (p.right - p.left) * count);
+      return i >= 0 && i < count ? `${clock(begin + (end - begin) * (i + 0.5) / count)}\n${short(t.per_s[i])} tokens a second` : "";
+    });
+  };
+
+  charts.lateness = (figure) => {
+    const p = plot(figure, 170, time(), { low: 0, high: highest(data.lateness.map((r) => r[1]), 0.001), label: "seconds", text: (v) => String(+v.toPrecision(2)) });
+    const width = Math.max(1.5, (p.right - p.left) / 120 * 0.7);
+    for (const [at, late] of data.lateness) svg("rect", { x: p.X(at) - width / 2, y: p.Y(late), width, height: p.floor - p.Y(late), style: "fill:var(--g)" }, p.root);
+    nearest(p, data.lateness, ([at, late]) => `${clock(at)}: ${fixed(late * 1000, 1)} ms at worst`);
+  };
+
+  charts.pulses = (figure) => {
+    const rows = data.pulses;
+    const memory = rows.filter((r) => r[1] !== null), cores = rows.filter((r) => r[2] !== null);
+    const pair = (found, index, label, colour) => {
+      if (found.length < 2) return;
+      const p = plot(figure, 130, { ...time(), label: "" }, { low: 0, high: highest(found.map((r) => r[index]), 0.1), label, ticks: undefined });
+      svg("path", { d: line(found.map((r) => [p.X(Math.min(Math.max(r[0], begin), end)), p.Y(r[index])])), style: `fill:none;stroke:var(${colour});stroke-width:2` }, p.root);
+      nearest(p, found, (r) => `${clock(r[0])}: ${short(r[index])} ${label}`);
+    };
+    pair(memory, 1, "MB resident", "--n");
+    pair(cores, 2, "cores busy", "--S");
+  };
+
+  // --- timelines ---
+
+  charts.fleet = (figure) => {
+    const count = data.fleet.n.length;
+    const totals = data.fleet.n.map((_, i) => Object.keys(GROUPS).reduce((sum, g) => sum + data.fleet[g][i], 0));
+    const p = plot(figure, 150, time(), { low: 0, high: highest(totals, 1), label: "frames of all cameras", ticks: undefined });
+    totals.forEach((total, i) => {
+      const [x, w] = column(p, i, count);
+      let at = 0;
+      for (const g of ["S", "f", "g", "n", "c"]) {
+        const n = data.fleet[g][i];
+        if (n) svg("rect", { x: x + 0.4, y: p.Y(at + n), width: Math.max(0.8, w - 0.8), height: p.Y(at) - p.Y(at + n), style: `fill:var(--${g})` }, p.root);
+        at += n;
+      }
+    });
+    hover(p.root, (fx) => {
+      const i = Math.floor((fx * p.width - p.left) / (p.right - p.left) * count);
+      if (i < 0 || i >= count) return "";
+      return `${clock(begin + (end - begin) * (i + 0.5) / count)}\n` + Object.keys(GROUPS).filter((g) => data.fleet[g][i]).map((g) => `${GROUPS[g]}: ${data.fleet[g][i]}`).join("\n");
+    });
+  };
+
+  let colours = {};
+  function readColours() {
+    const probe = element("span", "", document.body);
+    for (const name of ["S", "n", "c", "f", "g", "true", "false", "fire", "ink", "dim", "line", "card", "soft", "accent"]) {
+      probe.style.color = `var(--${name})`;
+      colours[name] = getComputedStyle(probe).color;
+    }
+    probe.remove();
+  }
+  function ready(canvas) {
+    const width = canvas.clientWidth, height = canvas.clientHeight, dots = Math.min(3, devicePixelRatio || 1);
+    canvas.width = Math.round(width * dots);
+    canvas.height = Math.round(height * dots);
+    const pen = canvas.getContext("2d");
+    pen.scale(dots, dots);
+    pen.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+    return [pen, width, height];
+  }
+  // Each kind has a shape of its own, so that none hangs on its colour alone.
+  function mark(pen, kind, x, y, size) {
+    pen.lineWidth = 2;
+    pen.fillStyle = pen.strokeStyle = kind === "true" ? colours.true : kind === "false" ? colours.false : colours.ink;
+    pen.beginPath();
+    if (kind === "true") {
+      pen.moveTo(x, y - size); pen.lineTo(x + size, y + size * 0.8); pen.lineTo(x - size, y + size * 0.8); pen.closePath(); pen.fill();
+    } else if (kind === "false") {
+      pen.moveTo(x - size, y - size); pen.lineTo(x + size, y + size);
+      pen.moveTo(x + size, y - size); pen.lineTo(x - size, y + size); pen.stroke();
+    } else if (kind === "unlocated") {
+      pen.moveTo(x, y - size); pen.lineTo(x + size, y); pen.lineTo(x, y + size); pen.lineTo(x - size, y); pen.closePath(); pen.stroke();
+    } else { pen.arc(x, y, size * 0.8, 0, 7); pen.stroke(); }
+  }
+  function scenery(pen, lane, X, width, height) {
+    for (const [, onset, over] of lane.fires) {
+      const from = Math.max(0, X(onset)), to = Math.min(width, X(over === null ? end : over));
+      if (to <= from) continue;
+      pen.fillStyle = colours.fire;
+      pen.fillRect(from, 0, Math.max(2, to - from), height);
+    }
+    for (const [off, on] of lane.outages) {
+      const from = Math.max(0, X(off)), to = Math.min(width, X(on));
+      if (to <= from) continue;
+      pen.save();
+      pen.beginPath(); pen.rect(from, 0, Math.max(2, to - from), height); pen.clip();
+      pen.strokeStyle = colours.dim; pen.lineWidth = 1; pen.globalAlpha = 0.6;
+      for (let x = from - height; x < to; x += 6) { pen.beginPath(); pen.moveTo(x, height); pen.lineTo(x + height, 0); pen.stroke(); }
+      pen.restore();
+    }
+  }
+  function density(pen, lane, X, top, height) {
+    const keys = Object.keys(lane.bins);
+    const count = keys.length ? lane.bins[keys[0]].length : 0;
+    const step = (end - begin) / (count || 1);
+    let most = 1;
+    for (let i = 0; i < count; i++) most = Math.max(most, keys.reduce((sum, g) => sum + lane.bins[g][i], 0));
+    for (let i = 0; i < count; i++) {
+      const x = X(begin + i * step), w = Math.max(1, X(begin + (i + 1) * step) - x - 0.6);
+      let at = 0;
+      for (const g of ["S", "f", "g", "n", "c"]) {
+        const n = lane.bins[g] ? lane.bins[g][i] : 0;
+        if (!n) continue;
+        const h = n / most * height;
+        pen.fillStyle = colours[g];
+        pen.fillRect(x, top + height - at - h, w, h);
+        at += h;
+      }
+    }
+  }
+  const lanes = [];
+  function drawStrip(entry) {
+    const [pen, width, height] = ready(entry.strip);
+    const X = scale(begin, end, 5, width - 5);
+    scenery(pen, entry.lane, X, width, height);
+    density(pen, entry.lane, X, 3, height - 6);
+    for (const [at, kind] of entry.lane.alarms) mark(pen, kind, X(at), height / 2, 5);
+  }
+  function drawDetail(entry) {
+    const lane = entry.lane, frames = lane.frames;
+    const [pen, width, height] = ready(entry.canvas);
+    const [from, to] = entry.window;
+    const left = width < 480 ? 5 : 74;
+    const X = scale(from, to, left, width - 6);
+    entry.X = X;
+    const floor = height - 18;
+    pen.save();
+    pen.beginPath(); pen.rect(left - 4, 0, width - left + 4, floor); pen.clip();
+    scenery(pen, lane, X, width, floor);
+    if (frames.t.length) {
+      const gap = (width - left) / Math.max(1, frames.t.filter((t) => t >= from && t <= to).length);
+      const w = Math.max(1, Math.min(7, gap * 0.7));
+      frames.t.forEach((t, i) => {
+        if (t < from || t > to) return;
+        const g = frames.g[i];
+        pen.fillStyle = colours[g];
+        const asked = g === "S" || g === "n";
+        pen.fillRect(X(t) - w / 2, 32 + (asked || g === "f" ? 0 : 5), w, asked || g === "f" ? 20 : 10);
+        if (asked) {
+          const sure = frames.c[i];
+          const y = sure === null ? (g === "S" ? 62 : 86) : 88 - sure * 28;
+          pen.beginPath(); pen.arc(X(t), y, Math.max(1.6, Math.min(3.2, w * 0.7)), 0, 7); pen.fill();
+        }
+      });
+    } else density(pen, lane, X, 32, floor - 36);
+    for (const [at, kind] of lane.alarms) if (at >= from && at <= to) {
+      pen.strokeStyle = kind === "true" ? colours.true : kind === "false" ? colours.false : colours.ink;
+      pen.lineWidth = 1; pen.globalAlpha = 0.7;
+      pen.beginPath(); pen.moveTo(X(at), 24); pen.lineTo(X(at), floor); pen.stroke();
+      pen.globalAlpha = 1;
+      mark(pen, kind, X(at), 18, 6);
+    }
+    for (const [id, onset, over] of lane.fires) {
+      pen.fillStyle = pen.strokeStyle = colours.accent;
+      pen.lineWidth = 1.5;
+      if (onset >= from && onset <= to) {
+        pen.beginPath(); pen.moveTo(X(onset), 0); pen.lineTo(X(onset), floor); pen.stroke();
+      }
+      if (onset <= to && (over === null || over >= from)) {
+        const words = `${id}: onset ${clock(onset)}`;
+        const x = Math.max(left, X(onset)) + 4;
+        const turned = x + pen.measureText(words).width > width;
+        pen.textAlign = turned ? "right" : "left";
+        pen.fillText(words, turned ? x - 8 : x, 9);
+      }
+    }
+    pen.restore();
+    pen.fillStyle = colours.dim;
+    pen.textAlign = "left";
+    if (left > 20) {
+      pen.fillText("alarms", 0, 21);
+      pen.fillText("frames", 0, 46);
+      if (frames.t.length) pen.fillText("confidence", 0, 78);
+    }
+    pen.textAlign = "center";
+    for (const t of steps(from, to, width < 480 ? 3 : 8, true)) {
+      const x = X(t);
+      pen.fillRect(x, floor, 1, 4);
+      if (x > 14 && x < width - 14) pen.fillText(clock(t), x, height - 3);
+    }
+  }
+  function describe(entry, fx) {
+    const { lane, X } = entry, frames = lane.frames;
+    if (!X) return "";
+    const x = fx * entry.canvas.clientWidth;
+    const alarm = lane.alarms.find(([at]) => Math.abs(X(at) - x) < 5);
+    let best = -1, off = 12;
+    frames.t.forEach((t, i) => { const d = Math.abs(X(t) - x); if (d < off) { best = i; off = d; } });
+    const said = [];
+    if (alarm) said.push(`${KINDS[alarm[1]]} at frame ${alarm[2]}`);
+    if (best >= 0) {
+      const why = frames.why[best];
+      said.push(`frame ${frames.seq[best]} at ${clock(frames.t[best])}`);
+      said.push(data.fates[frames.fate[best]].replace("_", " ") + (why ? ` (${why.replace("_", " ")})` : ""));
+      if ("Sn".includes(frames.g[best])) said.push(GROUPS[frames.g[best]] + (frames.c[best] === null ? "" : `, confidence ${fixed(frames.c[best], 2)}`));
+      if (frames.l[best] !== null) said.push(`answered after ${duration(frames.l[best])}`);
+    }
+    return said.join("\n");
+  }
+  const seen = new IntersectionObserver((found) => {
+    for (const one of found) {
+      const entry = one.target.entry;
+      entry.near = one.isIntersecting;
+      if (entry.near) drawLane(entry);
+    }
+  }, { rootMargin: "400px" });
+  function drawLane(entry) {
+    drawStrip(entry);
+    if (entry.node.classList.contains("open")) { open(entry); drawDetail(entry); }
+  }
+  function open(entry) {
+    if (entry.canvas) return;
+    const { lane, detail } = entry;
+    entry.window = [begin, end];
+    const views = [["whole run", begin, end]];
+    const step = lane.frames.t.length > 1 ? (lane.frames.t[lane.frames.t.length - 1] - lane.frames.t[0]) / (lane.frames.t.length - 1) : 0;
+    for (const [id, onset] of lane.fires.slice(0, 8)) {
+      const first = lane.alarms.find(([at, kind]) => kind === "true" && at >= onset);
+      const back = Math.max(10 * step, (first ? first[0] - onset : 30 * step) * 0.5);
+      const from = Math.max(begin, onset - back), to = Math.min(end, (first ? first[0] : onset + 30 * step) + back);
+      if (to > from && to - from < 0.6 * (end - begin)) views.push([`around ${id}`, from, to]);
+    }
+    if (views.length > 1) {
+      const row = element("div", "zoom", detail);
+      for (const [label, from, to] of views) {
+        const button = element("button", "", row, label);
+        button.type = "button";
+        button.setAttribute("aria-pressed", String(label === "whole run"));
+        button.addEventListener("click", () => {
+          for (const other of row.children) other.setAttribute("aria-pressed", String(other === button));
+          entry.window = [from, to];
+          drawDetail(entry);
+        });
+      }
+    }
+    entry.canvas = element("canvas", "", detail);
+    hover(entry.canvas, (fx) => describe(entry, fx));
+  }
+  function buildLanes() {
+    const place = document.getElementById("lanes");
+    let opened = 0;
+    for (const lane of data.lanes) {
+      const node = element("div", "lane", place);
+      const head = element("button", "", node);
+      head.type = "button";
+      const name = element("span", "name", head);
+      element("b", "", name, lane.id).title = lane.id;
+      const told = [];
+      if (lane.fires.length) told.push(lane.fires.length === 1 ? "fire" : `${lane.fires.length} fires`);
+      if (lane.alarms.length) {
+        const count = lane.alarms.length + lane.alarms_hidden;
+        told.push(count === 1 ? "1 alarm" : `${count} alarms`);
+      }
+      if (!lane.truth) told.push("no truth");
+      element("span", "", name, told.join(" · "));
+      const strip = element("canvas", "strip", head);
+      const detail = element("div", "detail", node);
+      const entry = { lane, node, strip, detail, words: [lane.id, ...lane.fires.map((f) => f[0])].join(" ").toLowerCase() };
+      node.entry = entry;
+      lanes.push(entry);
+      if ((lane.fires.length || lane.alarms.length) && opened < 12) { node.classList.add("open"); opened += 1; }
+      head.setAttribute("aria-expanded", String(node.classList.contains("open")));
+      head.addEventListener("click", () => {
+        head.setAttribute("aria-expanded", String(node.classList.toggle("open")));
+        drawLane(entry);
+      });
+      seen.observe(node);
+    }
+    const filter = document.getElementById("filter"), filtered = document.getElementById("filtered");
+    const apply = () => {
+      const wanted = filter.value.trim().toLowerCase();
+      let count = 0;
+      for (const entry of lanes) {
+        entry.node.hidden = !entry.words.includes(wanted);
+        count += !entry.node.hidden;
+      }
+      filtered.textContent = wanted ? `${count} of ${lanes.length} cameras` : `${lanes.length} cameras`;
+    };
+    filter.addEventListener("input", apply);
+    apply();
+  }
+  function drawLegend() {
+    const legend = document.getElementById("legend");
+    legend.textContent = "";
+    for (const g in GROUPS) {
+      const item = element("li", "", legend);
+      element("i", "", item).style.background = `var(--${g})`;
+      item.append(GROUPS[g]);
+    }
+    const kinds = new Set(data.lanes.flatMap((lane) => lane.alarms.map((a) => a[1])));
+    const fires = data.lanes.some((lane) => lane.fires.length);
+    if (fires) {
+      const item = element("li", "", legend);
+      element("i", "", item).style.background = "var(--fire)";
+      item.append("smoke to be seen");
+    }
+    for (const kind of Object.keys(KINDS).filter((k) => kinds.has(k))) {
+      const item = element("li", "", legend);
+      const [pen, width, height] = ready(element("canvas", "", item));
+      mark(pen, kind, width / 2, height / 2, 5);
+      item.append(KINDS[kind]);
+    }
+    if (data.lanes.some((lane) => lane.outages.length)) element("li", "", legend, "⫽ camera off");
+  }
+
+  // --- the page ---
+
+  function draw() {
+    hush();
+    readColours();
+    for (const figure of document.querySelectorAll("[data-chart]")) {
+      figure.textContent = "";
+      charts[figure.dataset.chart](figure);
+    }
+    drawLegend();
+    for (const entry of lanes) if (entry.near) drawLane(entry);
+  }
+  for (const bar of document.querySelectorAll("[data-share]")) bar.style.width = `${100 * bar.dataset.share}%`;
+
+  const button = document.getElementById("theme");
+  const themes = ["system", "light", "dark"];
+  const remember = (value) => { try { if (value) localStorage.setItem("earlyfire-theme", value); return localStorage.getItem("earlyfire-theme"); } catch { return null; } };
+  function dress(theme) {
+    if (theme === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    button.textContent = `theme: ${theme}`;
+    button.dataset.now = theme;
+  }
+  dress(themes.includes(remember()) ? remember() : "system");
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const next = themes[(themes.indexOf(button.dataset.now) + 1) % themes.length];
+    remember(next);
+    dress(next);
+    draw();
+  });
+
+  buildLanes();
+  draw();
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    requestAnimationFrame(draw);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  addEventListener("beforeprint", () => { for (const entry of lanes) if (entry.node.classList.contains("open") || lanes.length <= 40) drawLane(entry); });
+})();

@@ -1,0 +1,734 @@
+"""What a report says, as values: the page's template only lays them out.
+
+Texts of models, cameras and scenarios are plain `str` here; whoever lays them out must escape them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Fact", "FireRow", "Page", "Term", "Told", "page"]
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from earlyfire_stream.records import RunLog
+from earlyfire_stream.report.figures import Figures, Lateness, figures
+from earlyfire_stream.report.gallery import Gallery
+from earlyfire_stream.report.summary import clock, duration, number
+from earlyfire_stream.scoring import Score
+from earlyfire_stream.scoring.detection import View
+from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms, few_false_alarms
+from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
+from earlyfire_stream.scoring.statistics import FLOORS, wilson_interval
+
+FIRE_ROWS = 200
+"""Views that the table of the page lists; the rest stands in score.json."""
+TOLD_ROWS = 100
+"""Explanations shown; the rest stands in records.jsonl."""
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE_FRAMES = 60_000
+"""Frames up to which a page draws the operating curve; each threshold reads them all again."""
+LATE_S = 0.25
+"""The quickest reference latency: cameras later than this distort what is measured."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One figure with what it takes to believe it."""
+
+    label: str
+    value: str
+    interval: str = ""
+    n: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    symbol: str
+    name: str
+    value: float | None
+    text: str
+    interval: str
+    made_of: str
+    gain: str
+    """Points the score would have more if this term were 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class FireRow:
+    fire: str
+    camera: str
+    onset: str
+    alarm: str
+    ttfd: str
+    frames: str
+    located: str
+    detected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An explanation: a model's own words."""
+
+    camera: str
+    seq: int
+    text: str
+    error: str
+    took: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    title: str
+    run: str
+    engine: str
+    model: str
+    begun: str
+    played: str
+    badges: tuple[tuple[str, str], ...]
+    """(tone, text); tones are `good`, `bad` and `plain`."""
+    ttfd: Fact
+    within: tuple[tuple[str, str], ...]
+    efs: Fact
+    why_null: str
+    false_alarms: Fact
+    latency: Fact
+    terms: tuple[Term, ...]
+    formula: str
+    warnings: tuple[str, ...]
+    fires: tuple[FireRow, ...]
+    fires_hidden: int
+    fleet: tuple[Fact, ...]
+    detection: tuple[Fact, ...]
+    alarms: tuple[Fact, ...]
+    frames: tuple[Fact, ...]
+    confusion: tuple[int, int, int, int]
+    """tp, fp, fn, tn."""
+    latencies: tuple[Fact, ...]
+    stages: tuple[Fact, ...]
+    tokens: tuple[Fact, ...]
+    ledger: tuple[Fact, ...]
+    balanced: bool | None
+    operating: tuple[OperatingPoint, ...]
+    why_no_operating: str
+    gallery: Gallery
+    told: tuple[Told, ...]
+    told_hidden: int
+    told_facts: tuple[Fact, ...]
+    harness: tuple[Fact, ...]
+    settings: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    scenario_text: str
+    figures: Figures
+    data: Mapping[str, Any]
+    """For the script; strangers' text in it stays text."""
+
+
+def page(log: RunLog, score: Score, pictures: Gallery) -> Page:
+    drawn = figures(log, score)
+    points, why_no_points = _operating(log, score)
+    run = log.run
+    engine = run.get("engine") or {}
+    told = log.explanations
+    return Page(
+        title=str(run.get("scenario") or "a run"),
+        run=str(run.get("run") or ""),
+        engine=str(engine.get("name") or "no engine"),
+        model=str(engine.get("model") or ""),
+        begun=_begun(run),
+        played="" if log.duration_s is None else duration(log.duration_s),
+        badges=_badges(log, score),
+        ttfd=_ttfd(score),
+        within=_within(score),
+        efs=Fact(
+            "Early-Fire Score",
+            number(score.early_fire_score, 1) if score.early_fire_score is not None else "none",
+            _between(score.interval, 1),
+            note="at both ends of the false alarms' interval" if score.interval else "",
+        ),
+        why_null=score.why_null,
+        false_alarms=_false_alarms(score),
+        latency=Fact(
+            "Latency, median",
+            _seconds(score.latency.p50),
+            n=f"{score.latency.n:,} answers",
+            note="capture to answer, queueing included",
+        ),
+        terms=_terms(score),
+        formula=_formula(score.terms),
+        warnings=(*score.warnings, *map(str, run.get("warnings") or ()), *_distrust(log, drawn)),
+        fires=tuple(_fire(v) for v in score.fires[:FIRE_ROWS]),
+        fires_hidden=max(0, len(score.fires) - FIRE_ROWS),
+        fleet=_fleet(score),
+        detection=_detection(score),
+        alarms=_alarms(score),
+        frames=_frames(score),
+        confusion=(score.frames.tp, score.frames.fp, score.frames.fn, score.frames.tn),
+        latencies=_latencies(score),
+        stages=_stages(score),
+        tokens=_tokens(log, score),
+        ledger=_ledger(score),
+        balanced=score.ledger.balanced,
+        operating=points,
+        why_no_operating=why_no_points,
+        gallery=pictures,
+        told=tuple(
+            Told(
+                e.camera,
+                e.seq,
+                e.text,
+                e.error,
+                duration((e.answered_ns - e.started_ns) / 1e9),
+            )
+            for e in told[:TOLD_ROWS]
+        ),
+        told_hidden=max(0, len(told) - TOLD_ROWS),
+        told_facts=_told(score),
+        harness=_harness(log, drawn.lateness),
+        settings=_settings(log),
+        scenario_text=str(run.get("scenario_text") or ""),
+        figures=drawn,
+        data={**drawn.data, "operating": [_point(p) for p in points]},
+    )
+
+
+# --- head ----------------------------------------------------------------------------------------
+
+
+def _begun(run: Mapping[str, Any]) -> str:
+    if run.get("clock") == "virtual":
+        return "in virtual time"
+    start_ns = run.get("start_ns")
+    if not isinstance(start_ns, int):
+        return ""
+    return datetime.fromtimestamp(start_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _badges(log: RunLog, score: Score) -> tuple[tuple[str, str], ...]:
+    said = []
+    if log.run.get("interrupted"):
+        said.append(("bad", "interrupted"))
+    elif log.complete:
+        said.append(("good", "complete"))
+    else:
+        said.append(("bad", "not complete"))
+    if score.ledger.balanced:
+        said.append(("good", f"every one of {score.ledger.scheduled:,} frames accounted for"))
+    elif score.ledger.balanced is False:
+        said.append(("bad", "the ledger does not balance"))
+    said.append(("bad" if score.speed_distorted else "plain", f"speed {log.speed:g}×"))
+    if log.run.get("seed") is not None:
+        said.append(("plain", f"seed {log.run['seed']}"))
+    return tuple(said)
+
+
+def _ttfd(score: Score) -> Fact:
+    detected = sum(v.parts is not None for v in score.fires)
+    total = len(score.fires)
+    if not total:
+        return Fact("Time to first detection", "no fire", note="nothing to be detected")
+    median = score.median_ttfd_s
+    return Fact(
+        "Time to first detection" + (", median" if detected > 1 else ""),
+        "missed" if median is None else duration(median),
+        _shares(wilson_interval(detected, total)),
+        f"{detected} of {total}",
+        "smoke visible to alarm, over the detected views",
+    )
+
+
+def _within(score: Score) -> tuple[tuple[str, str], ...]:
+    shares = ((s, score.detected_within(s)) for s in DETECTED_WITHIN_S)
+    return tuple((f"{s // 60} min", f"{v:.0%}") for s, v in shares if v is not None)
+
+
+def _false_alarms(score: Score) -> Fact:
+    found = score.false_alarms
+    if found.per_camera_day is None:
+        return Fact(
+            "False alarms", "n/a", n=f"{found.episodes}", note="no time without smoke to count in"
+        )
+    return Fact(
+        "False alarms per camera-day",
+        number(found.per_camera_day, 2),
+        _between(found.interval, 2),
+        f"{found.episodes} in {number(found.camera_hours, 2)} camera-hours",
+        "episodes of 300 s; exact Poisson interval",
+    )
+
+
+# --- what the score is made of -------------------------------------------------------------------
+
+
+def _terms(score: Score) -> tuple[Term, ...]:
+    terms = score.terms
+    found = score.false_alarms
+    asked = score.answers
+    boxes = score.localization
+    lambda_ = found.interval
+    fire_count = len({v.fire for v in score.fires})
+    bounds_f = None if lambda_ is None else tuple(few_false_alarms(x) for x in reversed(lambda_))
+    valid = wilson_interval(asked.valid, asked.sent)
+    bounds_k = None if valid is None else tuple(min(1.0, x / 0.95) for x in valid)
+    unlocated = number(score.detection_unlocated, 3)
+    rows: list[tuple[str, str, float | None, str, str, Terms]] = [
+        (
+            "D",
+            "Detection and earliness",
+            terms.detection,
+            _between(score.detection_interval, 3),
+            f"mean over {_count(len(score.fires), 'view')} of {_count(fire_count, 'fire')}; a miss "
+            f"counts 0, an alarm at once 1, after 4 minutes 0.7. Without asking for the place: "
+            f"{unlocated}",
+            replace(terms, detection=1.0),
+        ),
+        (
+            "F",
+            "Few false alarms",
+            terms.false_alarms,
+            _between(bounds_f, 3),
+            f"1/(1 + λ/5), λ = {number(found.per_camera_day, 2)} per camera-day "
+            f"({found.episodes} in {number(found.camera_hours, 2)} h)",
+            replace(terms, false_alarms=1.0),
+        ),
+        (
+            "L",
+            "Localization",
+            terms.localization,
+            "",
+            "the truth has no boxes"
+            if boxes is None
+            else f"precision × recall of boxes at IoU ≥ 0.4: {boxes.matched} of {boxes.predicted} "
+            f"predicted match, {boxes.n} frames with boxes",
+            replace(terms, localization=1.0),
+        ),
+        (
+            "Q",
+            "Latency",
+            terms.latency,
+            "",
+            "1 up to 0.25 s from capture to answer, one half at 1.0 s; expired frames, frames over "
+            "budget and errors count 0",
+            replace(terms, latency=1.0),
+        ),
+        (
+            "K",
+            "Readable answers",
+            terms.answers,
+            _between(bounds_k, 3),
+            f"{asked.valid:,} of {asked.sent:,} requests answered readably; full from 95 %",
+            replace(terms, answers=1.0),
+        ),
+    ]
+    return tuple(
+        Term(symbol, name, value, number(value, 3), interval, made_of, _gain(terms, perfect))
+        for symbol, name, value, interval, made_of, perfect in rows
+    )
+
+
+def _gain(terms: Terms, perfect: Terms) -> str:
+    if terms.value is None or perfect.value is None:
+        return ""
+    return f"+{perfect.value - terms.value:.1f}"
+
+
+def _formula(terms: Terms) -> str:
+    if terms.value is None or terms.combined is None:
+        return ""
+    k, q = number(terms.answers or 0.0, 3), number(terms.latency or 0.0, 3)
+    c = number(terms.combined, 3)
+    if terms.boxes_in_truth:
+        worth = f"(0.70 + 0.15 × L {number(terms.localization or 0.0, 3)} + 0.15 × Q {q})"
+    else:
+        worth = f"(0.70 + 0.15 × Q {q}) / 0.85"
+    return f"100 × K {k} × C {c} × {worth} = {terms.value:.1f}"
+
+
+# --- fires ---------------------------------------------------------------------------------------
+
+
+def _fire(view: View) -> FireRow:
+    if view.parts is None:
+        located = "beside the smoke only" if view.unlocated else ""
+    else:
+        located = {True: "yes", False: "no", None: "n/a"}[view.located]
+    return FireRow(
+        fire=view.fire,
+        camera=view.camera,
+        onset=clock(view.onset_s) + (" (clip start)" if view.onset_source == "clip_start" else ""),
+        alarm="" if view.alarm_s is None else clock(view.alarm_s),
+        ttfd="missed" if view.ttfd_s is None else duration(view.ttfd_s),
+        frames="" if view.frames_late is None else str(view.frames_late),
+        located=located,
+        detected=view.parts is not None,
+    )
+
+
+def _fleet(score: Score) -> tuple[Fact, ...]:
+    """Fires that several cameras see, by whichever alarmed first."""
+    return tuple(
+        Fact(
+            f.fire,
+            "missed" if f.ttfd_s is None else duration(f.ttfd_s),
+            n=f"{f.detected} of {f.cameras} cameras",
+            note=f.camera or "",
+        )
+        for f in score.fleet[:FIRE_ROWS]
+        if f.cameras > 1
+    )
+
+
+def _detection(score: Score) -> tuple[Fact, ...]:
+    total = len(score.fires)
+    if not total:
+        return ()
+    detected = sum(v.parts is not None for v in score.fires)
+    views = f"{total} views"
+    facts = [
+        Fact(
+            "Views detected",
+            f"{detected / total:.0%}",
+            _shares(wilson_interval(detected, total)),
+            f"{detected} of {total}",
+        ),
+        Fact("Median TTFD of the detected", _seconds(score.median_ttfd_s), n=f"{detected} views"),
+    ]
+    curve = score.survival
+    if curve is not None:
+        never = "not reached"
+        facts += [
+            Fact(
+                "Median, misses counted",
+                never if curve.median_s is None else duration(curve.median_s),
+                n=views,
+                note="Kaplan–Meier: when half of the views are detected",
+            ),
+            Fact(
+                "Mean time undetected",
+                duration(curve.rmst_s),
+                n=views,
+                note="restricted to 40 min (RMST)",
+            ),
+        ]
+    for seconds in DETECTED_WITHIN_S:
+        share = score.detected_within(seconds)
+        assert share is not None
+        hits = round(share * total)
+        facts.append(
+            Fact(
+                f"Within {seconds // 60} min",
+                f"{share:.0%}",
+                _shares(wilson_interval(hits, total)),
+                f"{hits} of {total}",
+            )
+        )
+    return tuple(facts)
+
+
+def _alarms(score: Score) -> tuple[Fact, ...]:
+    kinds = score.false_alarms.kinds
+    said = {
+        "true": "on a fire, in the right place",
+        "false": "where nothing burns",
+        "unlocated": "on a fire, but beside the smoke",
+        "late": "more than 40 min after the onset",
+        "unknown": "where nobody knows",
+    }
+    rows = [
+        Fact(kind, f"{kinds[kind]:,}", note=note) for kind, note in said.items() if kind in kinds
+    ]
+    rows.append(Fact("emitted", f"{score.emitted_alarms:,}", note="at most one per repeat time"))
+    return tuple(rows)
+
+
+# --- frames, latency, tokens ---------------------------------------------------------------------
+
+
+def _frames(score: Score) -> tuple[Fact, ...]:
+    c = score.frames
+    boxes = score.localization
+    facts = [
+        _share_fact("Precision", c.tp, c.tp + c.fp),
+        _share_fact("Recall", c.tp, c.tp + c.fn),
+        Fact("F1", number(c.f1, 3), n=f"{c.n:,} frames"),
+        _share_fact("Accuracy", c.tp + c.tn, c.n),
+        Fact(
+            "Streaming accuracy",
+            number(score.streaming_accuracy, 3),
+            note="the newest answer given by each instant (sAP)",
+        ),
+        Fact(
+            "Frame score v1",
+            number(score.frame_score_v1, 1),
+            note=f"{number(score.frame_score_v1_parity, 1)} with unreadable answers as “no smoke”",
+        ),
+    ]
+    if boxes is not None:
+        facts += [
+            _share_fact("Box precision, IoU ≥ 0.4", boxes.matched, boxes.predicted),
+            _share_fact("Box recall, IoU ≥ 0.4", boxes.matched, boxes.n),
+            Fact("AP@0.4", number(boxes.ap40, 3), n=f"{boxes.n:,} frames with boxes"),
+            Fact("AP@0.5", number(boxes.ap50, 3), n=f"{boxes.n:,} frames with boxes"),
+        ]
+    return tuple(facts)
+
+
+def _share_fact(label: str, hits: int, of: int) -> Fact:
+    bounds = wilson_interval(hits, of)
+    return Fact(
+        label, number(hits / of if of else None, 3), _between(bounds, 3), f"{hits:,} of {of:,}"
+    )
+
+
+def _latencies(score: Score) -> tuple[Fact, ...]:
+    spent = score.latency
+    rows = [(50, spent.p50), (90, spent.p90), (95, spent.p95), (99, spent.p99)]
+    facts = [
+        Fact(
+            f"p{rank}",
+            _seconds(value),
+            n=f"{spent.n:,} answers",
+            note=""
+            if value is not None or not spent.n
+            else f"stated from {FLOORS.get(rank, 1)} answers on",
+        )
+        for rank, value in rows
+    ]
+    facts.append(Fact("Mean", _seconds(spent.mean), n=f"{spent.n:,} answers"))
+    return tuple(facts)
+
+
+def _stages(score: Score) -> tuple[Fact, ...]:
+    ours = {
+        "waited_s": ("Waited for a turn", "receipt to request"),
+        "decided_s": ("Decided", "request to the deciding token"),
+        "answered_s": ("Answered", "request to the whole answer"),
+    }
+    facts = []
+    for name, stage in score.stages.items():
+        label, note = ours.get(name, (name.removesuffix("_s").replace("_", " "), "server's split"))
+        facts.append(
+            Fact(label, _seconds(stage.p50), _seconds(stage.p95), f"{stage.n:,} answers", note)
+        )
+    return tuple(facts)
+
+
+def _tokens(log: RunLog, score: Score) -> tuple[Fact, ...]:
+    used = score.tokens
+    budget = log.run.get("settings", {}).get("budget", {})
+    told = budget.get("tokens_per_s", "n/a")
+    learned = {"auto": "learned from the engine's rate", "none": "no budget"}.get(str(told), "")
+    return (
+        Fact("Visual tokens", f"{used.visual:,}", n=f"{used.requests:,} requests"),
+        Fact("A request", number(used.visual_per_request, 0), n=f"{used.requests:,} requests"),
+        Fact(
+            "A camera-hour",
+            number(used.visual_per_camera_hour, 0),
+            n=f"{number(used.camera_hours, 2)} camera-hours",
+        ),
+        Fact("Prompt and output", f"{used.prompt:,} + {used.output:,}"),
+        Fact(
+            "Budget a second",
+            f"{told:,}" if isinstance(told, int | float) else str(told),
+            note=learned,
+        ),
+        Fact(
+            "Range a request", f"{budget.get('min_tokens', '?')} to {budget.get('max_tokens', '?')}"
+        ),
+    )
+
+
+def _ledger(score: Score) -> tuple[Fact, ...]:
+    total = score.ledger.scheduled or sum(score.ledger.fates.values())
+    return tuple(
+        Fact(what, f"{count:,}", n=f"{count / total:.1%}" if total else "")
+        for what, count in sorted(score.ledger.reasons.items(), key=lambda pair: -pair[1])
+    )
+
+
+def _told(score: Score) -> tuple[Fact, ...]:
+    told = score.explanations
+    if not told.asked:
+        return ()
+    return (
+        Fact("Given", f"{told.given:,}", n=f"{told.asked:,} asked"),
+        Fact("Took, median", _seconds(told.p50_s), n=f"{told.asked:,} asked"),
+        Fact("Took, all", duration(told.seconds), note="engine time that no verdict got"),
+        Fact("Tokens", f"{told.visual_tokens:,} visual, {told.output_tokens:,} output"),
+    )
+
+
+# --- the operating curve -------------------------------------------------------------------------
+
+
+def _operating(log: RunLog, score: Score) -> tuple[tuple[OperatingPoint, ...], str]:
+    """The run's own point and nine thresholds; or none and the reason."""
+    if not score.fires and not score.false_alarms.camera_hours:
+        return (), "There is neither a fire nor time without smoke to judge thresholds by."
+    if len(log.frames) > CURVE_FRAMES:
+        return (), (
+            f"Not drawn for more than {CURVE_FRAMES:,} frames; "
+            "`earlyfire score RUN --threshold 0.1…0.9` computes it."
+        )
+    if not any(
+        f.answer is not None and f.answer.verdict is not None and f.answer.verdict.confidence
+        for f in log.frames
+    ):
+        return (), "The engine gave no confidence, so that no threshold can be moved."
+    return operating_curve(log, THRESHOLDS), ""
+
+
+def _point(point: OperatingPoint) -> dict[str, Any]:
+    told = point.to_json()
+    return {
+        "threshold": point.threshold,
+        "chosen": point.chosen,
+        "recall": point.recall,
+        "recall_interval": told["views"]["recall_interval"],  # type: ignore[index]
+        "ttfd": point.median_ttfd_s,
+        "rate": point.per_camera_day,
+        "rate_interval": told["false_alarms"]["interval"],  # type: ignore[index]
+        "episodes": point.episodes,
+        "detected": point.detected,
+        "views": point.views,
+    }
+
+
+# --- the harness and the settings ----------------------------------------------------------------
+
+
+def _harness(log: RunLog, late: Lateness) -> tuple[Fact, ...]:
+    ends = [n for n in log.notes if n["what"] == "session_end"]
+    total = {key: sum(int(n.get(key) or 0) for n in ends) for key in ("dropped", "reconnects")}
+    engine = log.run.get("engine") or {}
+    cold = engine.get("cold_start_s")
+    host = log.run.get("host") or {}
+    facts = [
+        Fact("Cameras late, median", _seconds(late.p50), n=f"{late.n:,} frames"),
+        Fact(
+            "Cameras late, p99",
+            _seconds(late.p99),
+            n=f"{late.n:,} frames",
+            note="" if late.p99 is not None or not late.n else f"stated from {FLOORS[99]} on",
+        ),
+        Fact("Cameras late, worst", _seconds(late.worst), n=f"{late.n:,} frames"),
+        Fact("Cold start of the engine", "not told" if cold is None else duration(float(cold))),
+        Fact("Deliveries twice", f"{log.duplicates:,}"),
+        Fact("Dropped by our own inlet", f"{total['dropped']:,}"),
+        Fact("Broker reconnects", f"{total['reconnects']:,}"),
+    ]
+    pulses = [n for n in log.notes if n["what"] == "pulse" and "cpu_s" in n]
+    if len(pulses) > 1:
+        first, last = pulses[0], pulses[-1]
+        wall_s = (last["wall_ns"] - first["wall_ns"]) / 1e9
+        cores = (last["cpu_s"] - first["cpu_s"]) / wall_s if wall_s > 0 else None
+        facts.append(
+            Fact(
+                "Cores kept busy",
+                number(cores, 2),
+                n=f"{len(pulses)} pulses",
+                note=f"of {host.get('cores', '?')}; cameras, consumer and an engine in our process",
+            )
+        )
+    resident = [n["rss_bytes"] for n in pulses if n.get("rss_bytes")]
+    if resident:
+        facts.append(
+            Fact("Most memory", f"{max(resident) / 1e6:,.0f} MB", n=f"{len(pulses)} pulses")
+        )
+    return tuple(facts)
+
+
+def _distrust(log: RunLog, drawn: Figures) -> list[str]:
+    """What the harness itself did to the figures."""
+    said = []
+    worst = drawn.lateness.worst
+    if worst is not None and worst > LATE_S:
+        said.append(
+            f"the cameras themselves were up to {duration(worst)} late: this host was busy, and "
+            "latencies hold its lateness too"
+        )
+    cores = (log.run.get("host") or {}).get("cores")
+    busy = [row[2] for row in drawn.data["pulses"] if row[2] is not None]
+    if isinstance(cores, int) and busy and max(busy) > 0.85 * cores:
+        said.append(
+            f"saturated host: up to {max(busy):.1f} of {cores} cores were busy with the run"
+        )
+    return said
+
+
+def _settings(log: RunLog) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    run = log.run
+    engine = dict(run.get("engine") or {})
+    prompt = engine.pop("prompt", None) or {}
+    git = run.get("git") or {}
+    groups: list[tuple[str, Mapping[str, Any]]] = [
+        (
+            "run",
+            {
+                "run": run.get("run"),
+                "scenario file": run.get("scenario_file"),
+                "scenario digest": run.get("digest"),
+                "seed": run.get("seed"),
+                "clock": run.get("clock"),
+                "speed": log.speed,
+                "broker": run.get("broker"),
+                "duration asked for, s": run.get("duration_s"),
+                "played, s": run.get("played_s"),
+            },
+        ),
+        (
+            "engine",
+            {**engine, "prompt": prompt.get("name"), "prompt digest": prompt.get("digest")},
+        ),
+        *(
+            (name if name != "engine" else "engine's settings", values)
+            for name, values in (run.get("settings") or {}).items()
+            if isinstance(values, Mapping)
+        ),
+        ("versions", run.get("versions") or {}),
+        (
+            "host",
+            {
+                **(run.get("host") or {}),
+                "git commit": git.get("commit"),
+                "changed since": git.get("changed"),
+            },
+        ),
+    ]
+    return tuple(
+        (name, tuple((key.replace("_", " "), _said(value)) for key, value in values.items()))
+        for name, values in groups
+    )
+
+
+def _said(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return json.dumps(value, ensure_ascii=False)
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def _between(bounds: Sequence[float] | None, digits: int) -> str:
+    return "" if bounds is None else f"{bounds[0]:,.{digits}f} to {bounds[1]:,.{digits}f}"
+
+
+def _shares(bounds: Interval | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.0%} to {bounds[1]:.0%}"
+
+
+def _seconds(value: float | None) -> str:
+    return "n/a" if value is None else duration(value)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
