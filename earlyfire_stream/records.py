@@ -50,6 +50,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeAlias, TypeVar, overload
@@ -523,14 +524,8 @@ class Table(Sequence[E]):
     def _at(self, place: int) -> E:
         raise NotImplementedError
 
-    def _put(self, text: str) -> tuple[int, int]:
-        data = text.encode("utf-8", "surrogatepass")
-        start = len(self._texts)
-        self._texts += data
-        return start, len(data)
-
     def _text(self, start: int, length: int) -> str:
-        return self._texts[start : start + length].decode("utf-8", "surrogatepass")
+        return self._texts[start : start + length].decode()
 
 
 def _whole(value: dict[str, Any], kind: type) -> dict[str, Any]:
@@ -560,6 +555,10 @@ _SHOT_LAYOUT: Mapping[str, str] = {
     "identity": "Q",
     "identity_length": "I",
 }
+_shot_values = itemgetter(
+    "camera", "seq", "captured_at", "captured_ns", "late_s", "unsent", "size_bytes", "smoke",
+    "boxed", "truth", "identity",
+)  # fmt: skip
 
 
 class ShotTable(Table[Shot]):
@@ -582,24 +581,28 @@ class ShotTable(Table[Shot]):
         """Append one as its line holds it; KeyError, TypeError, ValueError if it is none."""
         if len(v) != _SHOT_FIELDS:
             v = _whole(v, Shot)
+        camera, seq, at, ns, late, unsent, size, smoke, boxed, seen, identity = _shot_values(v)
         truth = 0
-        if v["truth"]:
+        if seen:
             truth = len(self._truths)
-            self._truths.append(tuple(Truth(t["fire"], _box(t["box"])) for t in v["truth"]))
-        rows = self._rows
+            self._truths.append(tuple(Truth(t["fire"], _box(t["box"])) for t in seen))
+        name = identity.encode()
+        texts, rows = self._texts, self._rows
         rows.data += rows.pack(
-            self._cameras.place(v["camera"]),
-            v["seq"],
-            v["captured_at"],
-            v["captured_ns"],
-            v["late_s"],
-            _REASONS[v["unsent"]],
-            v["size_bytes"],
-            _SMOKE[v["smoke"]],
-            v["boxed"],
+            self._cameras.place(camera),
+            seq,
+            at,
+            ns,
+            late,
+            _REASONS[unsent],
+            size,
+            _SMOKE[smoke],
+            boxed,
             truth,
-            *self._put(v["identity"]),
+            len(texts),
+            len(name),
         )
+        texts += name
 
     def truth(self, number: int) -> tuple[Truth, ...]:
         """By the number in the column `truth`."""
@@ -665,6 +668,15 @@ _ANSWER_LAYOUT: Mapping[str, str] = {
 }
 _NAN = float("nan")
 """No box, no confidence: JSON has no such number."""
+_NO_BOX = (_NAN, _NAN, _NAN, _NAN)
+_frame_values = itemgetter(
+    "camera", "seq", "captured_at", "captured_ns", "fate", "reason", "detail", "received_ns",
+    "published_ns", "admitted", "identity", "answer",
+)  # fmt: skip
+_answer_values = itemgetter(
+    "started_ns", "decided_ns", "answered_ns", "sent_size", "visual_tokens", "prompt_tokens",
+    "output_tokens", "finish", "text", "verdict", "box_error", "server", "context",
+)  # fmt: skip
 
 
 class FrameTable(Table[FrameRecord]):
@@ -697,66 +709,76 @@ class FrameTable(Table[FrameRecord]):
         """Append one as its line holds it; KeyError, TypeError, ValueError if it is none."""
         if len(v) != _FRAME_FIELDS:
             v = _whole(v, FrameRecord)
+        camera, seq, at, ns, fate, reason, detail, received, published, admitted, identity, told = (
+            _frame_values(v)
+        )
         answer = 0
-        if v["answer"] is not None:
-            self._take_answer(v["answer"])
+        if told is not None:
+            self._take_answer(told)
             answer = len(self._answers)
-        detail = v["detail"]
-        received, published = v["received_ns"], v["published_ns"]
-        rows = self._rows
+        name = identity.encode()
+        texts, rows = self._texts, self._rows
         rows.data += rows.pack(
-            self._cameras.place(v["camera"]),
-            v["seq"],
-            v["captured_at"],
-            v["captured_ns"],
-            _FATES[v["fate"]],
-            _REASONS[v["reason"]],
+            self._cameras.place(camera),
+            seq,
+            at,
+            ns,
+            _FATES[fate],
+            _REASONS[reason],
             self._words.place(detail) if detail else 0,
             UNTOLD if received is None else received,
             UNTOLD if published is None else published,
-            v["admitted"],
-            *self._put(v["identity"]),
+            admitted,
+            len(texts),
+            len(name),
             answer,
         )
+        texts += name
 
     def _take_answer(self, v: dict[str, Any]) -> None:
         if len(v) != _ANSWER_FIELDS:
             v = _whole(v, Answer)
-        told = v["verdict"]
-        smoke, box, confidence, repairs = -1, None, None, 0
+        (
+            started, decided, answered, size, visual, prompt, output, finish, text, told, box_error,
+            server, context,
+        ) = _answer_values(v)  # fmt: skip
+        smoke, box, confidence, repairs = -1, _NO_BOX, None, 0
         if told is not None:
             if len(told) != _VERDICT_FIELDS:
                 told = _whole(told, Verdict)
-            smoke = _SMOKE[told["has_smoke"]]
-            box = _box(told["box"])
-            confidence = told["confidence"]
-            repairs = self._lists.place(tuple(told["repairs"])) if told["repairs"] else 0
-        width, height = v["sent_size"]
-        prompt, output = v["prompt_tokens"], v["output_tokens"]
-        server = v["server"]
+            smoke, confidence = _SMOKE[told["has_smoke"]], told["confidence"]
+            if told["box"] is not None:
+                found = Box(**told["box"])
+                box = found.xc, found.yc, found.w, found.h
+            if told["repairs"]:
+                repairs = self._lists.place(tuple(told["repairs"]))
+        width, height = size
+        words = text.encode()
         timings = len(self._timings)
         self._timings.extend(server.values())
-        rows = self._answers
+        texts, rows = self._texts, self._answers
         rows.data += rows.pack(
-            v["started_ns"],
-            v["decided_ns"],
-            v["answered_ns"],
+            started,
+            decided,
+            answered,
             width,
             height,
-            v["visual_tokens"],
+            visual,
             UNTOLD if prompt is None else prompt,
             UNTOLD if output is None else output,
-            self._words.place(v["finish"]),
-            *self._put(v["text"]),
+            self._words.place(finish),
+            len(texts),
+            len(words),
             smoke,
-            *((_NAN, _NAN, _NAN, _NAN) if box is None else (box.xc, box.yc, box.w, box.h)),
+            *box,
             _NAN if confidence is None else confidence,
             repairs,
-            self._words.place(v["box_error"]),
-            self._lists.place(tuple(v["context"])) if v["context"] else 0,
+            self._words.place(box_error),
+            self._lists.place(tuple(context)) if context else 0,
             self._lists.place(tuple(server)),
             timings,
         )
+        texts += words
 
     def repairs(self, number: int) -> tuple[str, ...]:
         """By the number in the answers' column `repairs`."""
@@ -915,6 +937,7 @@ def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> 
         number = 0
         try:
             with gzip.open(part, "rb") if packed else part.open("rb") as file:
+                loads, take_frame, take_shot = orjson.loads, frames.take, shots.take
                 for line in file:
                     number += 1
                     # A line without its end is torn even if it can be read: it is cut off when
@@ -922,12 +945,12 @@ def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> 
                     if not line.endswith(b"\n"):
                         others.torn += 1
                         continue
-                    data = orjson.loads(line)
+                    data = loads(line)
                     kind = data["k"]
                     if kind == "frame":
-                        frames.take(data["v"])
+                        take_frame(data["v"])
                     elif kind == "shot":
-                        shots.take(data["v"])
+                        take_shot(data["v"])
                     else:
                         _take_other(kind, data["v"], others)
         except (

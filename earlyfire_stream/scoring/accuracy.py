@@ -171,23 +171,26 @@ def streaming_accuracy(frames: FrameTable, footages: Iterable[Footage]) -> float
     camera's first answer "no smoke" stands. None without frames of known truth.
     """
     right = of = 0
+    given_ns = frames.answer_column("answered_ns")
+    answer = frames.column("answer").astype(np.int64)
     for footage in footages:
         if footage.timed:
             known = np.array([f.smoke is not None for f in footage.frames], np.bool_)
             truth = np.array([bool(f.smoke) for f in footage.frames], np.bool_)
-            right += int((_newest_by_then(frames, footage) == truth)[known].sum())
+            right += int((_newest_by_then(footage, answer, given_ns) == truth)[known].sum())
             of += int(known.sum())
     return _share(right, of)
 
 
-def _newest_by_then(frames: FrameTable, footage: Footage) -> NDArray[np.bool_]:
+def _newest_by_then(
+    footage: Footage, answer: NDArray[np.int64], given_ns: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """By frame: what the newest picture said that had been answered at that frame's capture."""
     there = np.flatnonzero([f.verdict is not None for f in footage.frames])
     said = np.array([f.verdict is not None and f.verdict.has_smoke for f in footage.frames], bool)
     if not len(there):
         return np.zeros(len(footage.frames), np.bool_)
-    answer = frames.column("answer")[footage.records[there]].astype(np.int64) - 1
-    answered_ns = frames.answer_column("answered_ns")[answer]
+    answered_ns = given_ns[answer[footage.records[there]] - 1]
     order = np.argsort(answered_ns, kind="stable")
     # of all that were given so far the one whose frame was taken last
     newest = np.maximum.accumulate(there[order])
@@ -235,9 +238,11 @@ def localization(footages: Iterable[Footage]) -> Localization | None:
         if not footage.plan.truth:
             continue
         for frame in footage.frames:
+            verdict = frame.verdict
+            if verdict is None and (any_truth or not frame.truth):
+                continue
             boxes = [t.box for t in frame.truth if t.box is not None]
             any_truth = any_truth or bool(boxes)
-            verdict = frame.verdict
             if verdict is None or frame.smoke is None or (frame.smoke and not boxes):
                 continue
             n += bool(boxes)

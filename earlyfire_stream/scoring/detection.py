@@ -24,7 +24,10 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, takewhile
+from itertools import islice, takewhile
+
+import numpy as np
+from numpy.typing import NDArray
 
 from earlyfire_stream.alarms import AlarmPolicyState, Candidate, observe
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan
@@ -469,9 +472,11 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
                 open_until = at + EPISODE_S
                 by_camera[plan.id] += 1
                 episodes_by_hour[_hour(at)] += 1
-        for at, seconds in clear_time(footage):
-            exposure.append(seconds)
-            seconds_by_hour[_hour(at)] += seconds
+        begin, seconds = clear_time(footage)
+        exposure.append(float(seconds.sum()))
+        hours = np.floor_divide(begin, 3600).astype(np.int64) % 24
+        for hour in np.unique(hours).tolist():
+            seconds_by_hour[hour] += float(seconds[hours == hour].sum())
     return FalseAlarms(
         episodes=by_camera.total(),
         camera_hours=math.fsum(exposure) / 3600,
@@ -484,12 +489,13 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
     )
 
 
+Seconds = NDArray[np.float64]
 Spans = Sequence[tuple[float, float]]
 """Scenario seconds (start, end), in order, none touching another."""
 
 
-def clear_time(footage: Footage) -> Iterator[tuple[float, float]]:
-    """(captured_at, seconds) of each frame that stands for time in which no fire burnt.
+def clear_time(footage: Footage) -> tuple[Seconds, Seconds]:
+    """(captured_at, seconds), by frame that stands for time in which no fire burnt.
 
     A frame that reached the consumer stands for the time to the next such frame, twice the cadence
     at most; the last one for none. Time in which a fire burns or the camera is scripted to be off
@@ -498,27 +504,30 @@ def clear_time(footage: Footage) -> Iterator[tuple[float, float]]:
     """
     fires = _merged((f.onset, math.inf if f.end is None else f.end) for f in footage.plan.fires)
     blocked = _merged((*fires, *footage.plan.outages))
-    for frame, seconds_at_most in _stands_for(footage):
-        at = frame.captured_at
-        if frame.smoke and not _within(at, fires):
-            continue  # labelled smoke that no fire of the plan explains: nobody knows how long
-        seconds = _clear_of(at, at + seconds_at_most, blocked)
-        if seconds > 0:
-            yield at, seconds
+    places, begin, seconds = _stands_for(footage)
+    end = begin + seconds
+    for start, until in blocked:
+        seconds = seconds - np.maximum(0, np.minimum(end, until) - np.maximum(begin, start))
+    # labelled smoke that no fire of the plan explains: nobody knows how long
+    puzzling = np.array([bool(footage.frames[place].smoke) for place in places.tolist()], np.bool_)
+    for start, until in fires:
+        puzzling &= (begin < start) | (begin >= until)
+    chosen = (seconds > 0) & ~puzzling
+    return begin[chosen], seconds[chosen]
 
 
 def watched_hours(footages: Iterable[Footage]) -> float:
     """Scenario hours for which frames of cameras with a cadence came, with fire or without."""
-    seconds = (s for footage in footages for _, s in _stands_for(footage))
-    return math.fsum(seconds) / 3600
+    return math.fsum(float(_stands_for(footage)[2].sum()) for footage in footages) / 3600
 
 
-def _stands_for(footage: Footage) -> Iterator[tuple[FrameOutcome, float]]:
-    cadence_s = footage.plan.cadence_s
-    if cadence_s is None:
-        return
-    for frame, after in pairwise(f for f in footage.frames if f.came):
-        yield frame, min(after.captured_at - frame.captured_at, 2 * cadence_s)
+def _stands_for(footage: Footage) -> tuple[NDArray[np.int64], Seconds, Seconds]:
+    """Which frames came, when they were captured, and for how long each stands."""
+    came = np.flatnonzero(footage.came)
+    at = footage.captured_at[came]
+    if footage.plan.cadence_s is None:
+        return came[:0], at[:0], at[:0]
+    return came[:-1], at[:-1], np.minimum(np.diff(at), 2 * footage.plan.cadence_s)
 
 
 def _merged(spans: Iterable[tuple[float, float]]) -> Spans:

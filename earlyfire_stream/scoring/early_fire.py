@@ -61,7 +61,7 @@ from earlyfire_stream.scoring.detection import (
     views,
     watched_hours,
 )
-from earlyfire_stream.scoring.footage import Footage, footage, packed
+from earlyfire_stream.scoring.footage import Footage, footage, keys, packed
 from earlyfire_stream.scoring.ledger import Ledger, balance
 from earlyfire_stream.scoring.statistics import (
     Survival,
@@ -279,8 +279,9 @@ def score(log: RunLog) -> Score:
     the ledger are of all cameras.
     """
     policy = alarm_policy(log)
-    log, _, frames = packed(log)
-    everything = footage(log)
+    log, shots, frames = packed(log)
+    key = keys(log, shots, frames)
+    everything = footage(log, key)
     known = tuple(f for f in everything if f.plan.truth)
     all_records = Served(frames, everything)
     known_records = Served(frames, known)
@@ -298,7 +299,7 @@ def score(log: RunLog) -> Score:
         answers=answers(known_records).quality,
         boxes_in_truth=boxes is not None,
     )
-    ledger = balance(log)
+    ledger = balance(log, key)
     spent = latency(all_records)
     asked = answers(all_records)
     distorted = log.speed != 1 and any(

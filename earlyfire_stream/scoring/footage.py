@@ -8,7 +8,9 @@ from __future__ import annotations
 
 __all__ = ["Footage", "Frame", "FrameOutcome", "Keys", "footage", "keys", "packed"]
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,8 +83,12 @@ class Footage:
 
     plan: CameraPlan
     frames: Sequence[FrameOutcome]
+    captured_at: NDArray[np.float64]
+    """Of each frame; scenario seconds."""
     captured_ns: Array
     """Of each frame, as its camera says."""
+    came: NDArray[np.bool_]
+    """Which frames reached the consumer."""
     records: Array
     """Where each frame's record stands in the consumer's log; -1 without one."""
 
@@ -140,7 +146,7 @@ def _places(table: Table[Shot] | Table[FrameRecord], places: dict[str, int]) -> 
     return renamed[column] if len(column) else np.empty(0, np.int64)
 
 
-def footage(log: RunLog) -> tuple[Footage, ...]:
+def footage(log: RunLog, key: Keys | None = None) -> tuple[Footage, ...]:
     """The run by camera: those of the plan in its order, then any others, which have no truth.
 
     A frame known from the consumer alone (a foreign camera, or a line lost in a crash) is taken
@@ -148,14 +154,30 @@ def footage(log: RunLog) -> tuple[Footage, ...]:
     counts.
     """
     log, shots, frames = packed(log)
-    key = keys(log, shots, frames)
+    key = key or keys(log, shots, frames)
     count = len(key.camera)
     shot, record = np.full(count, -1), np.full(count, -1)
     # backwards, so that of two with one number the first stays
     shot[key.shots[::-1]] = np.arange(len(shots))[::-1]
     record[key.records[::-1]] = np.arange(len(frames))[::-1]
 
-    columns = _Columns(log, shots, frames, shot, record)
+    with _unhurried():
+        return _by_camera(log, key, _Columns(log, shots, frames, shot, record), record)
+
+
+@contextmanager
+def _unhurried() -> Iterator[None]:
+    """No garbage is looked for while a million objects are made that all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _by_camera(log: RunLog, key: Keys, columns: _Columns, record: Array) -> tuple[Footage, ...]:
     order = np.lexsort((key.seq, columns.captured_at, key.camera))
     bounds = np.searchsorted(key.camera[order], np.arange(len(key.cameras) + 1))
     plans = {plan.id: plan for plan in log.cameras}
@@ -164,7 +186,16 @@ def footage(log: RunLog) -> tuple[Footage, ...]:
         plan = plans.get(camera) or CameraPlan(camera, truth=False)
         chosen = order[bounds[place] : bounds[place + 1]]
         outcomes = columns.outcomes(plan, chosen, key.seq[chosen])
-        result.append(Footage(plan, outcomes, columns.captured_ns[chosen], record[chosen]))
+        result.append(
+            Footage(
+                plan,
+                outcomes,
+                columns.captured_at[chosen],
+                columns.captured_ns[chosen],
+                columns.came[chosen],
+                record[chosen],
+            )
+        )
     return tuple(result)
 
 
@@ -183,6 +214,8 @@ class _Columns:
         self._smoke = _of(shots.column("smoke"), shot, -1)
         self._truth = _of(shots.column("truth"), shot, 0)
         self._fate = _of(frames.column("fate"), record, _FATES.index(Fate.ABANDONED))
+        not_come = [_FATES.index(fate) for fate in _NOT_COME]
+        self.came = (record >= 0) & ~np.isin(self._fate, not_come)
         answered = self._fate == _FATES.index(Fate.ANSWERED)
         self._answer = np.where(answered, _of(frames.column("answer"), record, 0), 0)
         self._verdicts = _Verdicts(frames)
@@ -193,13 +226,14 @@ class _Columns:
         log, truth_of, verdict_of = self._log, self._shots.truth, self._verdicts.one
         none, unsent_fate = Reason.NONE, Fate.UNSENT
         result = []
-        for at, seq, unsent, truth, smoke, fate, answer, shot, record in zip(
+        for at, seq, unsent, truth, smoke, fate, came, answer, shot, record in zip(
             self.captured_at[chosen].tolist(),
             seqs.tolist(),
             self._unsent[chosen].tolist(),
             self._truth[chosen].tolist(),
             smokes,
             self._fate[chosen].tolist(),
+            self.came[chosen].tolist(),
             self._answer[chosen].tolist(),
             self._shot[chosen].tolist(),
             self._record[chosen].tolist(),
@@ -216,7 +250,7 @@ class _Columns:
                     truth_of(truth) if truth else (),
                     smoke,
                     what if why is none else unsent_fate,
-                    record >= 0 and what not in _NOT_COME,
+                    came,
                     verdict,
                     verdict is not told,
                     log,
@@ -249,34 +283,31 @@ class _Verdicts:
     """Verdicts by the place of their answer; those that say the same are one object."""
 
     def __init__(self, frames: FrameTable) -> None:
-        self._frames = frames
         column = frames.answer_column
-        self._said = list(
-            zip(
-                column("verdict").tolist(),
-                column("w").tolist(),
-                column("confidence").tolist(),
-                column("repairs").tolist(),
-                strict=True,
-            )
-        )
+        self._repairs = frames.repairs
+        self._smoke = column("verdict").tolist()
+        self._width = column("w").tolist()
+        self._confidence = column("confidence").tolist()
+        self._repair = column("repairs").tolist()
         self._boxes = np.stack([column(name) for name in ("xc", "yc", "w", "h")], axis=1)
-        self._plain: dict[tuple[bool, float | None, int], Verdict] = {}
+        self._plain = (Verdict(False), Verdict(True))
 
     def one(self, place: int) -> Verdict | None:
-        smoke, width, confidence, repairs = self._said[place]
+        smoke = self._smoke[place]
         if smoke < 0:
             return None
-        sure = confidence if confidence == confidence else None  # NaN stands for None
-        if width == width:
-            box = Box(*self._boxes[place].tolist())
-            return Verdict(smoke == 1, box, sure, self._frames.repairs(repairs))
-        said = (smoke == 1, sure, repairs)
-        known = self._plain.get(said)
-        if known is None:
-            known = Verdict(smoke == 1, None, sure, self._frames.repairs(repairs))
-            self._plain[said] = known
-        return known
+        confidence, width, repair = (
+            self._confidence[place],
+            self._width[place],
+            self._repair[place],
+        )
+        known = confidence == confidence  # NaN stands for None
+        box = Box(*self._boxes[place].tolist()) if width == width else None
+        if not (known or box or repair):
+            return self._plain[smoke]
+        return Verdict(
+            smoke == 1, box, confidence if known else None, self._repairs(repair) if repair else ()
+        )
 
 
 def _smokes(plan: CameraPlan, labels: Array, captured_at: NDArray[Any]) -> list[bool | None]:

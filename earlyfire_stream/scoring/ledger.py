@@ -50,14 +50,14 @@ class Ledger:
     """Some of the frames at fault, such as `missing north/17`."""
 
 
-def balance(log: RunLog) -> Ledger:
+def balance(log: RunLog, key: Keys | None = None) -> Ledger:
     """Hold the two logs against each other.
 
     A frame that its camera did not send has the fate `unsent`, with the camera's reason; that the
     consumer saw the gap and noted the frame as lost is the same event, not a second fate.
     """
     log, shots, frames = packed(log)
-    key = keys(log, shots, frames)
+    key = key or keys(log, shots, frames)
     count = len(key.camera)
 
     scheduled = np.bincount(key.shots, minlength=count)
