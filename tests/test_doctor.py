@@ -126,7 +126,7 @@ async def test_missing_packages_are_told_with_the_command_that_brings_them(
     )
     checks = await found("hf")
     assert checks["Hugging Face packages"].found == "without torch, llguidance"
-    assert checks["Hugging Face packages"].remedy == "pip install 'earlyfire-stream[hf]'"
+    assert checks["Hugging Face packages"].remedy.startswith("pip install -e '.[hf]'")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import schema
 from earlyfire_stream.engines.base import Check, Reply, Request, Traits
 from earlyfire_stream.engines.chat import ChatClient, ChatOptions, Secret, base_url
-from earlyfire_stream.engines.machine import INSTALL, Device, find_device
+from earlyfire_stream.engines.machine import Device, find_device
 from earlyfire_stream.engines.pool import Card, Pool, State
 from earlyfire_stream.engines.streaming import coord_space, read_options
 from earlyfire_stream.engines.supervisor import Supervisor
@@ -44,7 +44,7 @@ from earlyfire_stream.errors import (
 )
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace
-from earlyfire_stream.worker.loading import NEEDS_GB, memory_advice
+from earlyfire_stream.worker.loading import INSTALL, NEEDS_GB, memory_advice
 
 __all__ = ["HfEngine", "HfOptions", "check_memory", "check_model"]
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from earlyfire_stream.engines.base import Check
-from earlyfire_stream.worker.loading import free_bytes
+from earlyfire_stream.worker.loading import INSTALL, free_bytes
 
-__all__ = ["INSTALL", "Device", "Gpu", "find_device", "gpus", "main_memory"]
+__all__ = ["Device", "Gpu", "find_device", "gpus", "main_memory"]
 
-INSTALL = "pip install 'earlyfire-stream[hf]'"
 ASK_TORCH_S = 120.0
 """Wall seconds; the first import of torch reads a gigabyte."""
 ABOUT_TORCH = """

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from earlyfire_stream.worker.generate import Brain
 
-__all__ = ["ModelSettings", "free_bytes", "load_model", "memory_advice"]
+__all__ = ["INSTALL", "ModelSettings", "free_bytes", "load_model", "memory_advice"]
 
-INSTALL = "pip install 'earlyfire-stream[hf]'"
+INSTALL = "pip install -e '.[hf]' (in the folder of earlyfire-stream)"
 GB = 1_000_000_000
 DTYPES = ("auto", "bfloat16", "float32")
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
