@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from earlyfire_stream.records import CameraPlan, FirePlan
 from earlyfire_stream.scoring import frame_score_v1, score
+from earlyfire_stream.scoring.accuracy import Confusion
 from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict
 from tests.scored_runs import NO, YES, answered, fated, one_camera, run_log, shot, verdicts
 
@@ -90,6 +93,54 @@ def test_parity_mode_is_the_pseudo_code_with_unreadable_answers_as_no_smoke(
     expected = transliterated([bool(p) for p in said], truth)
     assert frame_score_v1(said, truth, bad_json="negative") == pytest.approx(expected)
     assert 0 <= frame_score_v1(said, truth) <= 1
+
+
+def evaluate(predictions: list[dict[str, bool]], truth: list[int]) -> float:
+    """The published `evaluate.py` from its prose: accuracy, then bonus or penalty, then clipping.
+
+    Written apart from the pseudo code: the first positives are looked for by counting, the shares
+    are taken with exact fractions.
+    """
+    length = len(predictions)
+    compared = min(length, len(truth))
+    if compared == 0:
+        return 0.0
+    said = [1 if p["has_smoke"] else 0 for p in predictions]
+    equal = compared - sum(abs(said[i] - truth[i]) for i in range(compared))
+    result = Fraction(equal, compared)
+    onset = 0
+    while onset < len(truth) and truth[onset] != 1:
+        onset += 1
+    detection = 0
+    while detection < length and said[detection] != 1:
+        detection += 1
+    if onset < len(truth) and detection < length:
+        if detection <= onset:
+            result += Fraction(1, 5) * (1 - Fraction(detection, length))
+        else:
+            result -= Fraction(1, 10) * Fraction(detection - onset, length)
+    return float(min(Fraction(1), max(Fraction(0), result)))
+
+
+def test_parity_on_five_thousand_random_sequences() -> None:
+    rng = np.random.default_rng(2024)
+    for _ in range(5000):
+        length, labels = rng.integers(0, 90, 2)
+        said = (rng.random(length) < rng.random()).tolist()
+        truth = (np.arange(labels) >= rng.integers(0, labels + 1)).tolist()  # smoke to the end
+        if rng.random() < 0.3:
+            truth = (rng.random(labels) < 0.4).tolist()  # smoke that comes and goes
+        expected = evaluate([{"has_smoke": p} for p in said], [int(g) for g in truth])
+        assert frame_score_v1(said, truth, bad_json="negative") == pytest.approx(expected)
+        assert frame_score_v1(said, truth) == pytest.approx(expected)  # nothing to discard
+
+
+def test_f1_has_the_interval_of_the_share_it_is_made_of() -> None:
+    counts = Confusion(tp=8, fp=1, fn=1, tn=30)
+    assert counts.f1 == pytest.approx(16 / 18)
+    # Wilson of 8 in 10: 0.4902 to 0.9433; 2·0.4902/1.4902 and 2·0.9433/1.9433
+    assert counts.f1_interval == pytest.approx((0.6579, 0.9708), abs=1e-4)
+    assert Confusion(0, 0, 0, 30).f1_interval is None
 
 
 def test_a_camera_that_nobody_asked_about_scores_0_in_v1() -> None:

@@ -259,6 +259,16 @@ def test_eight_fires_are_needed_for_an_interval_of_detection() -> None:
     assert interval == (pytest.approx(0.99827, abs=1e-5), pytest.approx(0.99827, abs=1e-5))
 
 
+def test_detected_within_minutes_has_wilsons_interval() -> None:
+    late = one_camera(verdicts("FFFFFFT"), onset=60.0)  # 300 s after the onset, and a second
+    assert score(late).detected_within(300) == 0
+    assert score(late).detected_within_interval(300) == pytest.approx((0, 0.7935), abs=1e-4)
+    soon = one_camera(verdicts("FFT"), onset=120.0)
+    assert score(soon).detected_within_interval(60) == pytest.approx((0.2065, 1), abs=1e-4)
+    told = score(soon).to_json()["views"]["detected_within_intervals"]
+    assert list(told) == ["60", "180", "300"]
+
+
 def test_the_keys_others_rely_on_are_there() -> None:
     said = score(figlib_like(STRATEGIES["perfect"], 1.0, with_boxes=True)).to_json()
     assert {

@@ -129,6 +129,16 @@ class Confusion:
         return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
+    def f1_interval(self) -> tuple[float, float] | None:
+        """Wilson's interval of J = tp/(tp + fp + fn), a plain share, carried over to F1.
+
+        F1 = 2J/(1 + J) rises with J, so the ends stay ends. 8, 1, 1: J = 8 of 10, Wilson 0.490 to
+        0.943, F1 0.658 to 0.971.
+        """
+        share = wilson_interval(self.tp, self.tp + self.fp + self.fn)
+        return None if share is None else (_f1_of(share[0]), _f1_of(share[1]))
+
+    @property
     def accuracy(self) -> float | None:
         return _share(self.tp + self.tn, self.n)
 
@@ -144,9 +154,14 @@ class Confusion:
             "recall": self.recall,
             "recall_interval": wilson_interval(self.tp, self.tp + self.fn),
             "f1": self.f1,
+            "f1_interval": self.f1_interval,
             "accuracy": self.accuracy,
             "accuracy_interval": wilson_interval(self.tp + self.tn, self.n),
         }
+
+
+def _f1_of(share: float) -> float:
+    return 2 * share / (1 + share)
 
 
 def confusion(footages: Iterable[Footage]) -> Confusion:

@@ -186,7 +186,7 @@ class View:
     censored_s: float
     """Seconds after the onset up to which it is known to be undetected, if it is."""
     onset_source: str
-    """`scenario`, or `clip_start` where the footage begins in smoke."""
+    """What the scenario says of it, else `scenario`; `clip_start` where footage begins in smoke."""
 
     @property
     def ttfd_s(self) -> float | None:
@@ -289,7 +289,9 @@ def _view(
         unlocated=beside,
         censored_s=HORIZON_S if broken else max(0.0, clip_end - fire.onset),
         onset_source=(
-            "clip_start" if frames and fire.onset <= frames[0].captured_at else "scenario"
+            "clip_start"
+            if frames and fire.onset <= frames[0].captured_at
+            else fire.onset_source or "scenario"
         ),
     )
 

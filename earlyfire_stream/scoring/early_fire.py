@@ -190,11 +190,14 @@ class Score:
 
     def detected_within(self, seconds: float) -> float | None:
         """Share of views detected within so many seconds of the onset."""
-        if not self.fires:
-            return None
-        return sum(v.ttfd_s is not None and v.ttfd_s <= seconds for v in self.fires) / len(
-            self.fires
-        )
+        return self._within(seconds) / len(self.fires) if self.fires else None
+
+    def detected_within_interval(self, seconds: float) -> tuple[float, float] | None:
+        """Wilson's."""
+        return wilson_interval(self._within(seconds), len(self.fires))
+
+    def _within(self, seconds: float) -> int:
+        return sum(v.ttfd_s is not None and v.ttfd_s <= seconds for v in self.fires)
 
     def to_json(self) -> dict[str, Any]:
         """Only finite numbers, strings, lists, dicts, booleans and None."""
@@ -220,6 +223,9 @@ class Score:
                 "recall_interval": _listed(wilson_interval(detected, len(self.fires))),
                 "median_ttfd_s": self.median_ttfd_s,
                 "detected_within": {str(s): self.detected_within(s) for s in DETECTED_WITHIN_S},
+                "detected_within_intervals": {
+                    str(s): _listed(self.detected_within_interval(s)) for s in DETECTED_WITHIN_S
+                },
             },
             "survival": None if self.survival is None else _survival_json(self.survival),
             "false_alarms": self.false_alarms.to_json(),
