@@ -746,11 +746,8 @@ def _coco(root: _Root, found: Found) -> None:
         images_root = Path(os.path.expanduser(dataset.images))
     else:
         images_root = root.given.parent
-        first = coco.images[0].file
-        if (
-            not (root.base / images_root / first).exists()
-            and (root.base / images_root / "images" / first).exists()
-        ):
+        first, beside = coco.images[0].file, root.base / images_root
+        if not (beside / first).exists() and (beside / "images" / first.parent).is_dir():
             images_root = images_root / "images"
     by_folder: dict[str, list[tuple[str, bool]]] = {}
     for image in coco.images:

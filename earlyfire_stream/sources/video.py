@@ -31,6 +31,8 @@ _SAME_INSTANT_S = 1e-3
 """Containers count in milliseconds or finer."""
 _SEEK_BEYOND_S = 20.0
 """Below this, decoding on is as fast as seeking."""
+_SEEK_BEYOND_FRAMES = 100
+"""The same where frames lie far apart: a time lapse must not seek for each of them."""
 _SEEK_MARGIN_S = 5.0
 _HEADER_SLACK_S = 1.5
 """By so much a header's length may differ: the last frame's own time, sound that goes on."""
@@ -85,7 +87,7 @@ class VideoFile:
                 f"camera {camera.id}: {path.name} loops, its fires do not: from "
                 f"{self._pass_s:g} s on the pictures begin again and the truth goes on"
             )
-        self._decoder = _Decoder(path)
+        self._decoder = _Decoder(path, max(_SEEK_BEYOND_S, _SEEK_BEYOND_FRAMES * gap_s))
         self._size = self._try_first_frame()
 
     @property
@@ -234,8 +236,9 @@ def _positions(path: Path, settings: list[int]) -> tuple[list[float], float]:
 class _Decoder:
     """Decodes forwards; instants are seconds from the file's first frame."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seek_beyond_s: float) -> None:
         self._path = path
+        self._seek_beyond_s = seek_beyond_s
         self._open()
 
     def _open(self) -> None:
@@ -253,7 +256,7 @@ class _Decoder:
         if wanted_s < self._at_s - _SAME_INSTANT_S:
             self.close()
             self._open()
-        if self._at_s >= 0 and wanted_s - self._at_s > _SEEK_BEYOND_S:
+        if self._at_s >= 0 and wanted_s - self._at_s > self._seek_beyond_s:
             self._leap(wanted_s - _SEEK_MARGIN_S)
         while self._at_s < wanted_s - _SAME_INSTANT_S:
             if not self._grab():
