@@ -14,17 +14,17 @@ __all__ = ["Figures", "Lateness", "alarm_kind", "figures"]
 
 import math
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from earlyfire_stream.records import AlarmRecord, RunLog
+from earlyfire_stream.records import AlarmRecord, FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, View, classify
-from earlyfire_stream.scoring.footage import Footage, FrameOutcome, footage
+from earlyfire_stream.scoring.footage import Footage, FrameOutcome
 from earlyfire_stream.scoring.statistics import percentile, poisson_interval
 from earlyfire_stream.verdict import AlarmKind, Fate, Reason
 
@@ -58,6 +58,9 @@ _GROUP: Mapping[Fate, str] = {
     Fate.ANSWERED: "n",
 }
 _FATES = tuple(Fate)
+_PLACES = {fate: GROUPS.index(letter) for fate, letter in _GROUP.items()}
+_UNAVAILABLE = tuple(Reason).index(Reason.UNAVAILABLE)
+_SENT = tuple(Reason).index(Reason.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,13 @@ class Lateness:
     worst: float | None
 
 
-def figures(log: RunLog, score: Score) -> Figures:
-    everything = footage(log)
+def figures(log: RunLog, score: Score, everything: Sequence[Footage]) -> Figures:
+    """`everything` is the log's footage, which is dear to make for a long run."""
     begin, end = _span(everything)
     edges = np.linspace(begin, end, BINS + 1)
-    columns = _columns(everything)
-    lanes, hidden, unseen = _lanes(everything, log.alarms, begin, end)
-    late = np.array([s.late_s for s in log.shots if s.unsent is Reason.NONE])
+    columns = _columns(FrameTable.of(log.frames), everything)
+    lanes, hidden, unseen = _lanes(everything, columns, log.alarms, begin, end)
+    sent_at, late = _late(ShotTable.of(log.shots))
     return Figures(
         data={
             "span": [begin, end],
@@ -103,7 +106,7 @@ def figures(log: RunLog, score: Score) -> Figures:
             "tokens": _tokens(log, columns, edges),
             "hours": _hours(score),
             "blamed": _blamed(score),
-            "lateness": _lateness(log, edges),
+            "lateness": _lateness(sent_at, late, edges),
             "pulses": _pulses(log),
         },
         lanes=len(lanes),
@@ -121,75 +124,79 @@ def figures(log: RunLog, score: Score) -> Figures:
 # --- one pass over the frames --------------------------------------------------------------------
 
 
+Floats = NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What charts need of each frame, as arrays of equal length."""
+    """What charts need of each frame, in the order of the footage, camera after camera."""
 
-    at: np.ndarray
-    group: np.ndarray
+    at: Floats
+    group: NDArray[np.int64]
     """Index into GROUPS."""
-    latency_s: np.ndarray
+    latency_s: Floats
     """Answered − capture in wall seconds; NaN without a valid answer."""
-    visual: np.ndarray
+    visual: NDArray[np.int64]
+    """Visual tokens; 0 where no engine was reached."""
+    camera: NDArray[np.int64]
+    """Where each camera's frames begin, and where the last one's end."""
 
 
 def _span(everything: Sequence[Footage]) -> tuple[float, float]:
     filled = [f.frames for f in everything if f.frames]
     if not filled:
         return 0.0, 1.0
-    begin = min(frames[0].shot.captured_at for frames in filled)
-    end = max(frames[-1].shot.captured_at for frames in filled)
+    begin = min(frames[0].captured_at for frames in filled)
+    end = max(frames[-1].captured_at for frames in filled)
     return begin, end if end > begin else begin + 1.0
 
 
-def _letter(frame: FrameOutcome) -> str:
+def _group(frame: FrameOutcome) -> int:
     if frame.verdict is not None and frame.verdict.has_smoke:
-        return "S"
-    return _GROUP[frame.fate]
+        return 0
+    return _PLACES[frame.fate]
 
 
-def _latency_s(frame: FrameOutcome) -> float:
-    record = frame.record
-    if frame.verdict is None or record is None or record.answer is None:
-        return math.nan
-    spent_s = (record.answer.answered_ns - record.captured_ns) / 1e9
-    return spent_s if spent_s >= 0 else math.nan
+def _columns(frames: FrameTable, everything: Sequence[Footage]) -> _Columns:
+    outcomes = [frame for one in everything for frame in one.frames]
+    if not outcomes:
+        none = np.empty(0)
+        whole = np.empty(0, np.int64)
+        return _Columns(none, whole, none, whole, np.zeros(len(everything) + 1, np.int64))
+    records = np.concatenate([one.records for one in everything])
+    captured_ns = np.concatenate([one.captured_ns for one in everything])
+    latency_s = np.full(len(outcomes), np.nan)
+    visual = np.zeros(len(outcomes), np.int64)
+    if len(frames) and len(frames.answer_column("visual_tokens")):
+        answer = np.where(records >= 0, frames.column("answer")[records], 0).astype(np.int64) - 1
+        said = frames.answer_column("answered_ns")[answer] - captured_ns
+        valid = (answer >= 0) & np.array([f.verdict is not None for f in outcomes]) & (said >= 0)
+        latency_s[valid] = said[valid] / 1e9
+        reached = (answer >= 0) & (frames.column("reason")[records] != _UNAVAILABLE)
+        visual[reached] = frames.answer_column("visual_tokens")[answer[reached]]
+    return _Columns(
+        at=np.array([f.captured_at for f in outcomes]),
+        group=np.array([_group(f) for f in outcomes], np.int64),
+        latency_s=latency_s,
+        visual=visual,
+        camera=np.cumsum([0, *(len(one.frames) for one in everything)]),
+    )
 
 
-def _columns(everything: Sequence[Footage]) -> _Columns:
-    at: list[float] = []
-    group: list[int] = []
-    latency_s: list[float] = []
-    visual: list[int] = []
-    for one in everything:
-        for frame in one.frames:
-            at.append(frame.shot.captured_at)
-            group.append(GROUPS.index(_letter(frame)))
-            latency_s.append(_latency_s(frame))
-            record = frame.record
-            asked = (
-                record is not None
-                and record.answer is not None
-                and record.reason is not Reason.UNAVAILABLE
-            )
-            visual.append(record.answer.visual_tokens if asked else 0)  # type: ignore[union-attr]
-    return _Columns(np.array(at), np.array(group, int), np.array(latency_s), np.array(visual))
-
-
-def _fleet_bins(columns: _Columns, edges: np.ndarray) -> dict[str, list[int]]:
+def _fleet_bins(columns: _Columns, edges: Floats) -> dict[str, list[int]]:
     return {
         letter: np.histogram(columns.at[columns.group == index], edges)[0].tolist()
         for index, letter in enumerate(GROUPS)
     }
 
 
-def _latency(columns: _Columns, edges: np.ndarray) -> dict[str, Any] | None:
-    """Its distribution in half octaves from 10 ms on, and its middle and ends over time."""
+def _latency(columns: _Columns, edges: Floats) -> dict[str, Any] | None:
+    """Its distribution in quarter octaves from 10 ms on, and its middle and worst over time."""
     known = ~np.isnan(columns.latency_s)
     values = columns.latency_s[known]
     if not len(values):
         return None
-    bounds = 0.01 * 2 ** (np.arange(0, 33) / 2)
+    bounds = 0.01 * 2 ** (np.arange(0, 65) / 4)
     bounds = np.concatenate(([0.0], bounds, [math.inf]))
     counts = np.histogram(values, bounds)[0]
     first = int(np.argmax(counts > 0))
@@ -219,7 +226,7 @@ def _latency(columns: _Columns, edges: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def _tokens(log: RunLog, columns: _Columns, edges: np.ndarray) -> dict[str, Any] | None:
+def _tokens(log: RunLog, columns: _Columns, edges: Floats) -> dict[str, Any] | None:
     """Visual tokens a wall second by the capture of their frames, and the budget where told."""
     if not columns.visual.any():
         return None
@@ -237,6 +244,10 @@ def _tokens(log: RunLog, columns: _Columns, edges: np.ndarray) -> dict[str, Any]
         "budget": told if isinstance(told, int | float) else None,
         "learned": learned[:: max(1, len(learned) // BINS)],
     }
+
+
+_STEPS = (1, 2, 4, 6, 10, 12, 20, 30, 60, 120, 180, 240, 300, 360, 480)
+"""Seconds between the ticks of the survival curve; the last one reaches the horizon."""
 
 
 # --- detection -----------------------------------------------------------------------------------
@@ -272,8 +283,10 @@ def _survival(score: Score) -> dict[str, Any] | None:
     if curve is None:
         return None
     until = [min(HORIZON_S, v.censored_s if v.ttfd_s is None else v.ttfd_s) for v in score.fires]
-    shown = min(HORIZON_S, max(10.0, 1.15 * max([*until, *curve.times_s])))
-    ticks = [shown * i / 5 for i in range(6)]
+    furthest = max([*until, *curve.times_s])
+    step = next(s for s in _STEPS if 5 * s >= min(HORIZON_S, 1.05 * furthest))
+    shown = 5.0 * step
+    ticks = [float(step * i) for i in range(6)]
     rows = zip(curve.times_s, curve.undetected, strict=True)
     return {
         "steps": [[_plain(t), _plain(1 - share)] for t, share in rows],
@@ -306,13 +319,16 @@ def _blamed(score: Score) -> list[list[Any]]:
 # --- the harness itself --------------------------------------------------------------------------
 
 
-def _lateness(log: RunLog, edges: np.ndarray) -> list[list[Any]]:
+def _late(shots: ShotTable) -> tuple[Floats, Floats]:
+    """Capture and lateness of the frames that were handed over."""
+    if not len(shots):
+        return np.empty(0), np.empty(0)
+    sent = shots.column("unsent") == _SENT
+    return shots.column("captured_at")[sent], shots.column("late_s")[sent]
+
+
+def _lateness(at: Floats, late: Floats, edges: Floats) -> list[list[Any]]:
     """The worst lateness of the cameras in each column of time, wall seconds."""
-    sent = [s for s in log.shots if s.unsent is Reason.NONE]
-    if not sent:
-        return []
-    at = np.array([s.captured_at for s in sent])
-    late = np.array([s.late_s for s in sent])
     place = np.clip(np.digitize(at, edges) - 1, 0, BINS - 1)
     worst = np.full(BINS, -1.0)
     np.maximum.at(worst, place, late)
@@ -342,7 +358,11 @@ def _pulses(log: RunLog) -> list[list[Any]]:
 
 
 def _lanes(
-    everything: Sequence[Footage], alarms: Sequence[AlarmRecord], begin: float, end: float
+    everything: Sequence[Footage],
+    columns: _Columns,
+    alarms: Sequence[AlarmRecord],
+    begin: float,
+    end: float,
 ) -> tuple[list[dict[str, Any]], int, int]:
     """Timelines, how many cameras have none, and how many frames stand in bins alone."""
     raised: dict[str, list[AlarmRecord]] = {}
@@ -350,17 +370,23 @@ def _lanes(
         if record.emitted:
             raised.setdefault(record.alarm.camera, []).append(record)
 
-    def interest(one: Footage) -> tuple[bool, bool]:
-        return (not one.plan.fires, one.plan.id not in raised)
+    def interest(place: int) -> tuple[bool, bool]:
+        plan = everything[place].plan
+        return (not plan.fires, plan.id not in raised)
 
-    ordered = sorted(everything, key=interest)  # stable: else in the scenario's order
+    ordered = sorted(range(len(everything)), key=interest)  # stable: the scenario's order
     shown = ordered[:LANES]
     bins = min(BINS, max(24, LANE_CELLS // max(1, len(shown))))
     room = ALL_LANE_FRAMES
     lanes = []
-    for one in shown:
-        lane, used = _lane(one, raised.get(one.plan.id, ()), begin, end, bins, room)
-        room -= used
+    edges = np.linspace(begin, end, bins + 1)
+    for place in shown:
+        one = everything[place]
+        mine = slice(columns.camera[place], columns.camera[place + 1])
+        at, group = columns.at[mine], columns.group[mine]
+        lane, used = _lane(one, at, group, raised.get(one.plan.id, ()), edges, room)
+        lane["frames"]["l"] = [_seconds(s) for s in columns.latency_s[mine][used]]
+        room -= used.stop - used.start
         lanes.append(lane)
     total = sum(len(one.frames) for one in everything)
     return lanes, len(ordered) - len(shown), total - (ALL_LANE_FRAMES - room)
@@ -368,20 +394,19 @@ def _lanes(
 
 def _lane(
     one: Footage,
+    at: Floats,
+    group: NDArray[np.int64],
     alarms: Sequence[AlarmRecord],
-    begin: float,
-    end: float,
-    bins: int,
+    edges: Floats,
     room: int,
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, Any], slice]:
     plan = one.plan
-    letters = [_letter(f) for f in one.frames]
-    width = (end - begin) / bins
-    cells: dict[str, list[int]] = {letter: [0] * bins for letter in GROUPS}
-    for frame, letter in zip(one.frames, letters, strict=True):
-        cells[letter][min(bins - 1, int((frame.shot.captured_at - begin) / width))] += 1
+    cells = {
+        letter: np.histogram(at[group == place], edges)[0].tolist()
+        for place, letter in enumerate(GROUPS)
+    }
     by_seq = {r.alarm.seqs[-1]: r for r in alarms}
-    completing = {f.shot.seq: f for f in one.frames if f.shot.seq in by_seq}
+    completing = {f.seq: f for f in one.frames if f.seq in by_seq} if by_seq else {}
     marks = [
         [_plain(r.alarm.completed_at), alarm_kind(one, r, completing.get(seq)), seq]
         for seq, r in list(by_seq.items())[:LANE_ALARMS]
@@ -394,10 +419,9 @@ def _lane(
         "outages": [[_plain(a), _plain(b)] for a, b in plan.outages],
         "alarms": marks,
         "alarms_hidden": len(by_seq) - len(marks),
-        "count": dict(Counter(letters)),
         "bins": {letter: counts for letter, counts in cells.items() if any(counts)},
-        "frames": _single(one.frames[kept], letters[kept]),
-    }, kept.stop - kept.start
+        "frames": _single(one.frames[kept], group[kept]),
+    }, kept
 
 
 def _kept(one: Footage, alarmed: Mapping[int, AlarmRecord], most: int) -> slice:
@@ -410,35 +434,34 @@ def _kept(one: Footage, alarmed: Mapping[int, AlarmRecord], most: int) -> slice:
         at = min(r.alarm.completed_at for r in alarmed.values())
     else:
         return slice(0, 0)
-    middle = bisect_left(one.frames, at, key=lambda f: f.shot.captured_at)
+    middle = bisect_left(one.frames, at, key=lambda f: f.captured_at)
     first = max(0, min(middle - most // 4, len(one.frames) - most))
     return slice(first, first + most)
 
 
-def _single(frames: Sequence[FrameOutcome], letters: Sequence[str]) -> dict[str, Any]:
+def _single(frames: Sequence[FrameOutcome], group: NDArray[np.int64]) -> dict[str, Any]:
     def confidence(frame: FrameOutcome) -> float | None:
         given = None if frame.verdict is None else frame.verdict.confidence
         return None if given is None else round(given, 2)
 
-    def latency(frame: FrameOutcome) -> float | None:
-        spent_s = _latency_s(frame)
-        return None if math.isnan(spent_s) else round(spent_s, 2)
-
     return {
-        "t": [round(f.shot.captured_at, 2) for f in frames],
-        "g": "".join(letters),
+        "t": [round(f.captured_at, 2) for f in frames],
+        "g": "".join(GROUPS[place] for place in group),
         "fate": [_FATES.index(f.fate) for f in frames],
         "why": [_reason(f) for f in frames],
-        "seq": [f.shot.seq for f in frames],
-        "l": [latency(f) for f in frames],
+        "seq": [f.seq for f in frames],
         "c": [confidence(f) for f in frames],
     }
 
 
 def _reason(frame: FrameOutcome) -> str:
-    if frame.shot.unsent is not Reason.NONE:
-        return frame.shot.unsent.value
+    if frame.unsent is not Reason.NONE:
+        return frame.unsent.value
     return frame.record.reason.value if frame.record is not None else ""
+
+
+def _seconds(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 3)
 
 
 def alarm_kind(one: Footage, record: AlarmRecord, frame: FrameOutcome | None) -> str:
@@ -448,7 +471,7 @@ def alarm_kind(one: Footage, record: AlarmRecord, frame: FrameOutcome | None) ->
     if frame is not None and frame.record is not None and frame.record.answer is not None:
         width, height = frame.record.answer.sent_size
         aspect = width / height if min(width, height) > 0 else ASPECT
-    truth = () if frame is None else frame.shot.truth
+    truth = () if frame is None else frame.truth
     kind = classify(one.plan, at, truth, record.alarm.box, aspect)
     if kind is AlarmKind.FALSE and (
         (frame is not None and frame.smoke) or any(a <= at < b for a, b in one.plan.outages)

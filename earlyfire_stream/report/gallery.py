@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["MAX_BYTES", "MAX_PICTURES", "Gallery", "Picture", "gallery"]
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,14 +22,14 @@ from earlyfire_stream.frames import FrameLimits, identity
 from earlyfire_stream.records import RunLog, key_frame
 from earlyfire_stream.report.figures import alarm_kind
 from earlyfire_stream.report.summary import clock, duration
-from earlyfire_stream.scoring import Score
-from earlyfire_stream.scoring.footage import FrameOutcome, footage
+from earlyfire_stream.scoring.footage import Footage, FrameOutcome
 from earlyfire_stream.verdict import Box, burns
 
 MAX_PICTURES = 48
 MAX_BYTES = 4_000_000
 """Of all pictures together, as they stand in the page."""
-WIDTH = 560
+_NUMBER = re.compile(r"-(\d{6,18})-[a-z]+\.jpg$")
+WIDTH = 640
 QUALITY = 74
 
 
@@ -67,13 +68,13 @@ class _Candidate:
     onset: float | None
 
 
-def gallery(folder: Path, log: RunLog, score: Score) -> Gallery:
+def gallery(folder: Path, log: RunLog, everything: Sequence[Footage]) -> Gallery:
     """The pictures to show: alarms of every kind by turns, then misses."""
     kept = folder / "frames"
     if not kept.is_dir():
         return Gallery((), 0, 0)
     explanations = {(e.camera, e.seq): e.text for e in log.explanations if not e.error}
-    chosen = list(_by_turns(_candidates(kept, log)))
+    chosen = list(_by_turns(_candidates(kept, log, everything)))
     pictures: list[Picture] = []
     room = MAX_BYTES
     unusable = 0
@@ -93,22 +94,26 @@ def gallery(folder: Path, log: RunLog, score: Score) -> Gallery:
     return Gallery(tuple(pictures), 0, unusable)
 
 
-def _candidates(kept: Path, log: RunLog) -> Mapping[str, Sequence[_Candidate]]:
+def _candidates(
+    kept: Path, log: RunLog, everything: Sequence[Footage]
+) -> Mapping[str, Sequence[_Candidate]]:
     names = {path.name for path in kept.iterdir()}
+    numbers = {int(found[1]) for name in names if (found := _NUMBER.search(name))}
     alarmed = {(r.alarm.camera, r.alarm.seqs[-1]): r for r in log.alarms if r.emitted}
     groups: dict[str, list[_Candidate]] = {}
-    for one in footage(log):
+    for one in everything:
         for frame in one.frames:
-            camera, seq, at = frame.shot.camera, frame.shot.seq, frame.shot.captured_at
-            record = alarmed.get((camera, seq))
-            what = "missed" if record is None else "alarm"
+            if frame.seq not in numbers:
+                continue
+            record = alarmed.get((one.plan.id, frame.seq))
             if record is None and (frame.verdict is None or frame.verdict.has_smoke):
                 continue
-            name = key_frame(camera, seq, what)
+            name = key_frame(one.plan.id, frame.seq, "missed" if record is None else "alarm")
             if name not in names:
                 continue
             kind = "missed" if record is None else alarm_kind(one, record, frame)
-            onset = max((f.onset for f in one.plan.fires if burns(f, at)), default=None)
+            burning = (f.onset for f in one.plan.fires if burns(f, frame.captured_at))
+            onset = max(burning, default=None)
             groups.setdefault(kind, []).append(_Candidate(kind, kept / name, frame, onset))
     return groups
 

@@ -28,8 +28,9 @@ from earlyfire_stream import __version__
 from earlyfire_stream.errors import RunFolderError
 from earlyfire_stream.records import RunLog
 from earlyfire_stream.report.gallery import MAX_BYTES, MAX_PICTURES, gallery
-from earlyfire_stream.report.view import Page, page
+from earlyfire_stream.report.view import Page, page, seconds_text
 from earlyfire_stream.scoring import Score
+from earlyfire_stream.scoring.footage import footage, packed
 
 REPORT_FILE = "report.html"
 
@@ -37,7 +38,9 @@ REPORT_FILE = "report.html"
 def write(folder: Path, log: RunLog, score: Score, output: Path | None = None) -> Path:
     """Write the report of a run folder, whole or not at all; gives its place."""
     path = output or folder / REPORT_FILE
-    text = render(page(log, score, gallery(folder, log, score)))
+    log, *_ = packed(log)
+    everything = footage(log)
+    text = render(page(log, score, everything, gallery(folder, log, everything)))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -53,7 +56,6 @@ def write(folder: Path, log: RunLog, score: Score, output: Path | None = None) -
 
 def render(told: Page) -> str:
     """The page as HTML; no text of the run becomes markup or script."""
-    # What an author's file may hold and UTF-8 may not; a lone surrogate would break the whole page.
     script = _asset("page.js")
     html = _template().render(
         page=told,
@@ -65,6 +67,7 @@ def render(told: Page) -> str:
         max_pictures=MAX_PICTURES,
         max_megabytes=MAX_BYTES / 1e6,
     )
+    # A stranger's text may hold a lone surrogate, which UTF-8 cannot.
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -96,4 +99,5 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["seconds"] = seconds_text
     return environment.get_template("page.html.jinja")

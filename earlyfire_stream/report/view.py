@@ -5,7 +5,7 @@ Texts of models, cameras and scenarios are plain `str` here; whoever lays them o
 
 from __future__ import annotations
 
-__all__ = ["Fact", "FireRow", "Page", "Term", "Told", "page"]
+__all__ = ["Fact", "FireRow", "Page", "Term", "Told", "page", "seconds_text"]
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from earlyfire_stream.records import RunLog
+import numpy as np
+
+from earlyfire_stream.records import FrameTable, RunLog
 from earlyfire_stream.report.figures import Figures, Lateness, figures
 from earlyfire_stream.report.gallery import Gallery
 from earlyfire_stream.report.summary import clock, duration, number
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import View
 from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms, few_false_alarms
+from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
 from earlyfire_stream.scoring.statistics import FLOORS, wilson_interval
 
@@ -53,6 +56,8 @@ class Term:
     name: str
     value: float | None
     text: str
+    bounds: tuple[float, ...] | None
+    """Its interval at 95 %; None where there is none."""
     interval: str
     made_of: str
     gain: str
@@ -128,8 +133,8 @@ class Page:
     """For the script; strangers' text in it stays text."""
 
 
-def page(log: RunLog, score: Score, pictures: Gallery) -> Page:
-    drawn = figures(log, score)
+def page(log: RunLog, score: Score, everything: Sequence[Footage], pictures: Gallery) -> Page:
+    drawn = figures(log, score, everything)
     points, why_no_points = _operating(log, score)
     run = log.run
     engine = run.get("engine") or {}
@@ -154,7 +159,7 @@ def page(log: RunLog, score: Score, pictures: Gallery) -> Page:
         false_alarms=_false_alarms(score),
         latency=Fact(
             "Latency, median",
-            _seconds(score.latency.p50),
+            seconds_text(score.latency.p50),
             n=f"{score.latency.n:,} answers",
             note="capture to answer, queueing included",
         ),
@@ -182,7 +187,7 @@ def page(log: RunLog, score: Score, pictures: Gallery) -> Page:
                 e.seq,
                 e.text,
                 e.error,
-                duration((e.answered_ns - e.started_ns) / 1e9),
+                seconds_text((e.answered_ns - e.started_ns) / 1e9),
             )
             for e in told[:TOLD_ROWS]
         ),
@@ -243,7 +248,9 @@ def _ttfd(score: Score) -> Fact:
 
 def _within(score: Score) -> tuple[tuple[str, str], ...]:
     shares = ((s, score.detected_within(s)) for s in DETECTED_WITHIN_S)
-    return tuple((f"{s // 60} min", f"{v:.0%}") for s, v in shares if v is not None)
+    return tuple(
+        (f"{s // 60} min", f"{v:.0%}".replace("%", " %")) for s, v in shares if v is not None
+    )
 
 
 def _false_alarms(score: Score) -> Fact:
@@ -275,12 +282,12 @@ def _terms(score: Score) -> tuple[Term, ...]:
     valid = wilson_interval(asked.valid, asked.sent)
     bounds_k = None if valid is None else tuple(min(1.0, x / 0.95) for x in valid)
     unlocated = number(score.detection_unlocated, 3)
-    rows: list[tuple[str, str, float | None, str, str, Terms]] = [
+    rows: list[tuple[str, str, float | None, tuple[float, ...] | None, str, Terms]] = [
         (
             "D",
             "Detection and earliness",
             terms.detection,
-            _between(score.detection_interval, 3),
+            score.detection_interval,
             f"mean over {_count(len(score.fires), 'view')} of {_count(fire_count, 'fire')}; a miss "
             f"counts 0, an alarm at once 1, after 4 minutes 0.7. Without asking for the place: "
             f"{unlocated}",
@@ -290,7 +297,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "F",
             "Few false alarms",
             terms.false_alarms,
-            _between(bounds_f, 3),
+            bounds_f,
             f"1/(1 + λ/5), λ = {number(found.per_camera_day, 2)} per camera-day "
             f"({found.episodes} in {number(found.camera_hours, 2)} h)",
             replace(terms, false_alarms=1.0),
@@ -299,7 +306,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "L",
             "Localization",
             terms.localization,
-            "",
+            None,
             "the truth has no boxes"
             if boxes is None
             else f"precision × recall of boxes at IoU ≥ 0.4: {boxes.matched} of {boxes.predicted} "
@@ -310,7 +317,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "Q",
             "Latency",
             terms.latency,
-            "",
+            None,
             "1 up to 0.25 s from capture to answer, one half at 1.0 s; expired frames, frames over "
             "budget and errors count 0",
             replace(terms, latency=1.0),
@@ -319,14 +326,23 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "K",
             "Readable answers",
             terms.answers,
-            _between(bounds_k, 3),
+            bounds_k,
             f"{asked.valid:,} of {asked.sent:,} requests answered readably; full from 95 %",
             replace(terms, answers=1.0),
         ),
     ]
     return tuple(
-        Term(symbol, name, value, number(value, 3), interval, made_of, _gain(terms, perfect))
-        for symbol, name, value, interval, made_of, perfect in rows
+        Term(
+            symbol,
+            name,
+            value,
+            number(value, 3),
+            bounds,
+            _between(bounds, 3),
+            made_of,
+            _gain(terms, perfect),
+        )
+        for symbol, name, value, bounds, made_of, perfect in rows
     )
 
 
@@ -395,7 +411,9 @@ def _detection(score: Score) -> tuple[Fact, ...]:
             _shares(wilson_interval(detected, total)),
             f"{detected} of {total}",
         ),
-        Fact("Median TTFD of the detected", _seconds(score.median_ttfd_s), n=f"{detected} views"),
+        Fact(
+            "Median TTFD of the detected", seconds_text(score.median_ttfd_s), n=f"{detected} views"
+        ),
     ]
     curve = score.survival
     if curve is not None:
@@ -490,7 +508,7 @@ def _latencies(score: Score) -> tuple[Fact, ...]:
     facts = [
         Fact(
             f"p{rank}",
-            _seconds(value),
+            seconds_text(value),
             n=f"{spent.n:,} answers",
             note=""
             if value is not None or not spent.n
@@ -498,7 +516,7 @@ def _latencies(score: Score) -> tuple[Fact, ...]:
         )
         for rank, value in rows
     ]
-    facts.append(Fact("Mean", _seconds(spent.mean), n=f"{spent.n:,} answers"))
+    facts.append(Fact("Mean", seconds_text(spent.mean), n=f"{spent.n:,} answers"))
     return tuple(facts)
 
 
@@ -512,7 +530,13 @@ def _stages(score: Score) -> tuple[Fact, ...]:
     for name, stage in score.stages.items():
         label, note = ours.get(name, (name.removesuffix("_s").replace("_", " "), "server's split"))
         facts.append(
-            Fact(label, _seconds(stage.p50), _seconds(stage.p95), f"{stage.n:,} answers", note)
+            Fact(
+                label,
+                seconds_text(stage.p50),
+                seconds_text(stage.p95),
+                f"{stage.n:,} answers",
+                note,
+            )
         )
     return tuple(facts)
 
@@ -556,7 +580,7 @@ def _told(score: Score) -> tuple[Fact, ...]:
         return ()
     return (
         Fact("Given", f"{told.given:,}", n=f"{told.asked:,} asked"),
-        Fact("Took, median", _seconds(told.p50_s), n=f"{told.asked:,} asked"),
+        Fact("Took, median", seconds_text(told.p50_s), n=f"{told.asked:,} asked"),
         Fact("Took, all", duration(told.seconds), note="engine time that no verdict got"),
         Fact("Tokens", f"{told.visual_tokens:,} visual, {told.output_tokens:,} output"),
     )
@@ -574,10 +598,7 @@ def _operating(log: RunLog, score: Score) -> tuple[tuple[OperatingPoint, ...], s
             f"Not drawn for more than {CURVE_FRAMES:,} frames; "
             "`earlyfire score RUN --threshold 0.1…0.9` computes it."
         )
-    if not any(
-        f.answer is not None and f.answer.verdict is not None and f.answer.verdict.confidence
-        for f in log.frames
-    ):
+    if np.isnan(FrameTable.of(log.frames).answer_column("confidence")).all():
         return (), "The engine gave no confidence, so that no threshold can be moved."
     return operating_curve(log, THRESHOLDS), ""
 
@@ -608,14 +629,14 @@ def _harness(log: RunLog, late: Lateness) -> tuple[Fact, ...]:
     cold = engine.get("cold_start_s")
     host = log.run.get("host") or {}
     facts = [
-        Fact("Cameras late, median", _seconds(late.p50), n=f"{late.n:,} frames"),
+        Fact("Cameras late, median", seconds_text(late.p50), n=f"{late.n:,} frames"),
         Fact(
             "Cameras late, p99",
-            _seconds(late.p99),
+            seconds_text(late.p99),
             n=f"{late.n:,} frames",
             note="" if late.p99 is not None or not late.n else f"stated from {FLOORS[99]} on",
         ),
-        Fact("Cameras late, worst", _seconds(late.worst), n=f"{late.n:,} frames"),
+        Fact("Cameras late, worst", seconds_text(late.worst), n=f"{late.n:,} frames"),
         Fact("Cold start of the engine", "not told" if cold is None else duration(float(cold))),
         Fact("Deliveries twice", f"{log.duplicates:,}"),
         Fact("Dropped by our own inlet", f"{total['dropped']:,}"),
@@ -726,8 +747,13 @@ def _shares(bounds: Interval | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.0%} to {bounds[1]:.0%}"
 
 
-def _seconds(value: float | None) -> str:
-    return "n/a" if value is None else duration(value)
+def seconds_text(value: float | None) -> str:
+    """`1.3 ms`, `31 ms`, then as `duration`: a median of 0.03 s says too little."""
+    if value is None:
+        return "n/a"
+    if abs(value) >= 0.9995:
+        return duration(value)
+    return f"{1000 * value:.{1 if abs(value) < 0.00995 else 0}f} ms"
 
 
 def _count(n: int, what: str) -> str:

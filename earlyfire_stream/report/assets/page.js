@@ -47,6 +47,7 @@
   }
   function duration(s) {
     const size = Math.abs(s);
+    if (size < 0.9995) return `${fixed(1000 * s, size < 0.00995 ? 1 : 0)} ms`;
     return size < 10 ? `${fixed(s, 2)} s` : size < 60 ? `${fixed(s, 1)} s` : `${clock(s)} ${size < 3600 ? "min" : "h"}`;
   }
   // Steps that people count in: 1, 2, 5 · 10^n, and for clocks 15 s, 30 s, 1 min, ...
@@ -194,7 +195,8 @@
     }
     if (s.median !== null) {
       svg("circle", { cx: p.X(s.median), cy: p.Y(0.5), r: 4, style: "fill:var(--accent)" }, p.root);
-      svg("text", { x: p.X(s.median) + 9, y: p.Y(0.5) + 4, class: "strong" }, p.root, `median ${duration(s.median)}`);
+      const turned = s.median > 0.62 * s.shown;
+      svg("text", { x: p.X(s.median) + (turned ? -9 : 9), y: p.Y(0.5) - 8, "text-anchor": turned ? "end" : "start", class: "strong" }, p.root, `median ${duration(s.median)}`);
     }
     svg("text", { x: p.left, y: p.floor + 52 }, p.root, s.censored.length ? "still undetected and watched (bars on the curve: the watching ended)" : "still undetected and watched");
     s.ticks.forEach((t, i) => svg("text", { x: p.X(t), y: p.floor + 70, "text-anchor": "middle", class: "strong" }, p.root, s.at_risk[i]));
@@ -207,28 +209,34 @@
 
   // --- operating curve ---
 
+  // Two charts over one axis: how many fires are found, and how soon, against false alarms.
   charts.operating = (figure) => {
-    const points = data.operating.filter((o) => o.rate !== null && o.recall !== null);
-    if (!points.length) { element("p", "empty", figure, "Recall or the false alarm rate cannot be measured in this run."); return; }
-    const most = Math.max(1, ...points.map((o) => o.rate)) * 1.08;
-    const p = plot(figure, 300, { low: 0, high: most, label: "false alarms per camera-day" },
-      { low: 0, high: 1, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, 52, 42);
-    const curve = points.filter((o) => !o.chosen).sort((a, b) => a.threshold - b.threshold);
-    svg("path", { class: "curve", d: line(curve.map((o) => [p.X(o.rate), p.Y(o.recall)])) }, p.root);
-    const taken = [];
-    for (const o of [...curve, ...points.filter((q) => q.chosen)]) {
-      const x = p.X(o.rate), y = p.Y(o.recall);
-      const dot = svg("circle", { cx: x, cy: y, r: o.chosen ? 7 : 4, style: o.chosen ? "fill:var(--card);stroke:var(--ink);stroke-width:2.5" : "fill:var(--accent)" }, p.root);
-      const text = o.chosen ? "as played" : String(o.threshold);
-      const flip = x > p.right - 70;
-      const place = o.chosen ? y + 22 : y - 9;
-      if (o.chosen || !taken.some(([a, b]) => Math.abs(a - x) < 28 && Math.abs(b - place) < 13)) {
-        svg("text", { x: flip ? x - 9 : x + 9, y: place, "text-anchor": flip ? "end" : "start", class: o.chosen ? "strong" : "" }, p.root, text);
-        taken.push([x, place]);
+    const all = data.operating.filter((o) => o.rate !== null);
+    if (!all.length) { element("p", "empty", figure, "The false alarm rate cannot be measured in this run."); return; }
+    const most = Math.max(1, ...all.map((o) => o.rate)) * 1.08;
+    const panel = (points, height, y, value, label, below) => {
+      if (!points.length) return;
+      const p = plot(figure, height, { low: -0.03 * most, high: most, ticks: steps(0, most, 6), label: below }, y, 56, below ? 40 : 26);
+      const curve = points.filter((o) => !o.chosen).sort((a, b) => a.threshold - b.threshold);
+      svg("path", { class: "curve", d: line(curve.map((o) => [p.X(o.rate), p.Y(value(o))])) }, p.root);
+      const taken = [];
+      for (const o of [...points.filter((q) => q.chosen), ...curve]) {
+        const x = p.X(o.rate), at = p.Y(value(o));
+        const flip = x > p.right - 64;
+        const place = at > p.floor - 8 ? at - 10 : at + 4;
+        if (o.chosen || !taken.some(([a, b]) => Math.abs(a - x) < 40 && Math.abs(b - place) < 12)) {
+          svg("text", { x: flip ? x - 11 : x + 11, y: place, "text-anchor": flip ? "end" : "start", class: o.chosen ? "strong" : "" }, p.root, o.chosen ? "as played" : String(o.threshold));
+          taken.push([x, place]);
+        }
+        const dot = svg("circle", { cx: x, cy: at, r: o.chosen ? 6.5 : 3.6, style: o.chosen ? "fill:none;stroke:var(--ink);stroke-width:2.2;pointer-events:all" : "fill:var(--accent)" }, p.root);
+        const range = o.rate_interval ? ` (95 %: ${short(o.rate_interval[0])} to ${short(o.rate_interval[1])})` : "";
+        const found = o.recall_interval ? ` (95 %: ${Math.round(100 * o.recall_interval[0])} to ${Math.round(100 * o.recall_interval[1])} %)` : "";
+        hover(dot, () => `${o.chosen ? "as played" : "threshold " + o.threshold}\ndetected ${o.detected} of ${o.views}${found}\n${short(o.rate)} false a camera-day${range}\nmedian TTFD ${o.ttfd === null ? "n/a" : duration(o.ttfd)}`);
       }
-      const range = o.rate_interval ? ` (95 %: ${short(o.rate_interval[0])} to ${short(o.rate_interval[1])})` : "";
-      hover(dot, () => `${o.chosen ? "as played" : "threshold " + o.threshold}\ndetected ${o.detected} of ${o.views}\n${short(o.rate)} false a camera-day${range}\nmedian TTFD ${o.ttfd === null ? "n/a" : duration(o.ttfd)}`);
-    }
+    };
+    panel(all.filter((o) => o.recall !== null), 190, { low: 0, high: 1.04, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, (o) => o.recall, "", "");
+    const timed = all.filter((o) => o.ttfd !== null);
+    panel(timed, 190, { low: 0, high: highest(timed.map((o) => o.ttfd), 1), text: (v) => v < 100 ? `${short(v)} s` : clock(v), label: "median TTFD of the detected" }, (o) => o.ttfd, "", "false alarms per camera-day");
   };
 
   // --- false alarms ---
@@ -395,6 +403,7 @@
     const width = canvas.clientWidth, height = canvas.clientHeight, dots = Math.min(3, devicePixelRatio || 1);
     canvas.width = Math.round(width * dots);
     canvas.height = Math.round(height * dots);
+    canvas.dataset.drawn = "yes";
     const pen = canvas.getContext("2d");
     pen.scale(dots, dots);
     pen.font = `11px ${getComputedStyle(document.body).fontFamily}`;
@@ -642,7 +651,11 @@
       mark(pen, kind, width / 2, height / 2, 5);
       item.append(KINDS[kind]);
     }
-    if (data.lanes.some((lane) => lane.outages.length)) element("li", "", legend, "⫽ camera off");
+    if (data.lanes.some((lane) => lane.outages.length)) {
+      const item = element("li", "", legend);
+      element("i", "off", item);
+      item.append("camera off");
+    }
   }
 
   // --- the page ---
@@ -658,6 +671,10 @@
     for (const entry of lanes) if (entry.near) drawLane(entry);
   }
   for (const bar of document.querySelectorAll("[data-share]")) bar.style.width = `${100 * bar.dataset.share}%`;
+  for (const bar of document.querySelectorAll("[data-from]")) {
+    bar.style.left = `${100 * bar.dataset.from}%`;
+    bar.style.width = `${100 * (bar.dataset.to - bar.dataset.from)}%`;
+  }
 
   const button = document.getElementById("theme");
   const themes = ["system", "light", "dark"];
