@@ -1,0 +1,312 @@
+"""The report of a run: what it says, and that a real browser shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser
+
+from earlyfire_stream import run
+from earlyfire_stream.records import CameraPlan, Explanation, FirePlan, RunLog
+from earlyfire_stream.records import load as load_run
+from earlyfire_stream.report.gallery import Gallery, gallery
+from earlyfire_stream.report.page import render, write
+from earlyfire_stream.report.view import Page, page
+from earlyfire_stream.scoring import score
+from earlyfire_stream.scoring.footage import footage
+from tests.browser import browser, opened
+from tests.fakes.ollama import Answer, FakeOllama
+from tests.playing import Nursery, camera, loaded, pictures, run_folder, scenario
+from tests.scored_runs import START_NS, one_camera, run_log, verdicts
+
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+)
+SMOKE = '{"has_smoke": true, "bbox_2d": [100, 100, 300, 200]}'
+CLEAR = '{"has_smoke": false, "bbox_2d": null}'
+
+
+def told(log: RunLog) -> Page:
+    return page(log, score(log), footage(log), Gallery((), 0, 0))
+
+
+def late_by_three() -> RunLog:
+    """Onset with frame 40 of 81 at 60 s; the alarm comes with frame 43, answered after 1 s."""
+    return one_camera(verdicts("F" * 43 + "T" * 38), onset=2400)
+
+
+# --- what it says --------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_time_to_first_detection_add_up_to_it() -> None:
+    parts = told(late_by_three()).data["parts"]
+    # 180 s until the first positive, then 1 s of inference
+    assert dict(zip(parts["names"], parts["rows"][0]["parts"], strict=True)) == {
+        "cadence_wait": 0.0,
+        "sampling": 0.0,
+        "model_miss": 180.0,
+        "confirmation": 0.0,
+        "transport": 0.0,
+        "queue": 0.0,
+        "inference": 1.0,
+        "alarm": 0.0,
+    }
+    assert parts["rows"][0]["ttfd"] == 181.0
+
+
+def test_the_survival_curve_has_its_numbers_at_risk() -> None:
+    curve = told(late_by_three()).data["survival"]
+    assert curve["steps"] == [[181.0, 1.0]]
+    assert curve["ticks"] == [0.0, 60.0, 120.0, 180.0, 240.0, 300.0]
+    assert curve["at_risk"] == [1, 1, 1, 1, 0, 0]
+
+
+def test_every_frame_stands_in_its_camera_s_timeline() -> None:
+    (lane,) = told(late_by_three()).data["lanes"]
+    assert lane["frames"]["g"] == "n" * 43 + "S" * 38
+    assert sum(lane["bins"]["n"]) == 43
+    assert sum(lane["bins"]["S"]) == 38
+    assert lane["fires"] == [["f1", 2400.0, None]]
+
+
+def test_what_each_term_costs_is_told() -> None:
+    # K, L aside: D = 0.4 + 0.6·2^(−181/240) = 0.756, F = 1, C = 0.861, Q = 0.5;
+    # (0.70 + 0.075)/0.85 = 0.912 → 78.5; with D = 1: 91.2
+    by_symbol = {term.symbol: term for term in told(late_by_three()).terms}
+    assert by_symbol["D"].text == "0.756"
+    assert by_symbol["D"].gain == "+12.7"
+    assert by_symbol["K"].gain == "+0.0"
+
+
+def test_a_run_without_a_fire_says_why_it_has_no_score() -> None:
+    found = told(one_camera(verdicts("FFFF")))
+    assert found.why_null == "no fire: D cannot be measured, F is reported alone"
+    text = render(found)
+    assert "This run has no fire" in text
+    assert "no fire: D cannot be measured" in text
+
+
+def test_an_empty_run_has_a_report() -> None:
+    assert "Not one answer could be read." in render(told(run_log([CameraPlan("north")], [], [])))
+
+
+def test_a_long_run_stays_small() -> None:
+    several = one_camera(verdicts("F" * 30_000), cadence_s=1.0)
+    found = told(several)
+    assert found.figures.lane_frames_hidden == 30_000  # no fire, no alarm: density strips alone
+    assert len(render(found)) < 200_000
+
+
+def test_frames_near_the_onset_are_kept_one_by_one() -> None:
+    (lane,) = told(one_camera(verdicts("F" * 2000), onset=1000.0, cadence_s=1.0)).data["lanes"]
+    times = lane["frames"]["t"]
+    assert (times[0], times[-1]) == (850.0, 1449.0)
+
+
+def test_at_most_500_cameras_have_timelines_and_the_page_says_so() -> None:
+    plans = [CameraPlan(f"c{i}", cadence_s=60.0) for i in range(600)]
+    plans.append(CameraPlan("burning", (FirePlan("f", 0.0),), 60.0))
+    found = told(run_log(plans, [], []))
+    assert found.figures.lanes == 500
+    assert found.data["lanes"][0]["id"] == "burning"
+    assert "101 more cameras" in render(found)
+
+
+def test_nothing_that_a_stranger_says_becomes_markup() -> None:
+    log = one_camera(verdicts("FT"), onset=60, plan={"outages": ((0.0, 1.0),)})
+    plan = replace(log.cameras[0], fires=(FirePlan(HOSTILE, 60.0),))
+    spoken = Explanation("north", 1, START_NS, START_NS, 10, HOSTILE + "\ud800")
+    log = replace(
+        log,
+        cameras=[plan],
+        explanations=[spoken],
+        run={"scenario": HOSTILE, "scenario_text": HOSTILE, "engine": {"model": HOSTILE}},
+    )
+    text = render(told(log))
+    assert "<script>document" not in text
+    assert "<img src=x" not in text
+    assert text.count("<script") == 2  # the data and our own script
+
+
+def test_the_page_s_policy_lets_only_its_own_script_run() -> None:
+    text = render(told(late_by_three()))
+    assert "default-src &#39;none&#39;; script-src &#39;sha256-" in text
+
+
+# --- key frames ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Path:
+    """A real run of two cameras, one with a fire, over a broker; its report is written."""
+    home = tmp_path_factory.mktemp("reported")
+    pictures(home / "pictures", 20, (320, 200))
+    scenario(
+        home,
+        camera("north", fires=[{"id": "f", "onset": "1s"}]),
+        camera("south"),
+    )
+    code, command = nursery.run("run", "tiny.yaml", cwd=home)
+    assert code == 0
+    assert "report.html" in command.out
+    return run_folder(home / "runs")
+
+
+def test_alarms_are_shown_with_their_pictures(finished: Path) -> None:
+    log = load_run(finished)
+    (picture,) = gallery(finished, log, footage(log)).pictures
+    assert (picture.kind, picture.camera) == ("true", "north")
+    assert picture.data.startswith("data:image/jpeg;base64,")
+    assert (picture.width, picture.height) == (320, 200)
+
+
+def test_a_file_that_is_not_the_frame_it_is_named_after_is_not_shown(
+    finished: Path, tmp_path: Path
+) -> None:
+    log = load_run(finished)
+    (name,) = [path.name for path in (finished / "frames").iterdir()]
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / name).write_bytes(b"\xff\xd8 nonsense")
+    found = gallery(tmp_path, log, footage(log))
+    assert (found.pictures, found.unusable) == ((), 1)
+
+
+def test_the_report_can_be_written_elsewhere(
+    finished: Path, nursery: Nursery, tmp_path: Path
+) -> None:
+    code, command = nursery.run("report", finished, "-o", tmp_path / "x.html", cwd=tmp_path)
+    assert (code, command.out) == (0, f"written: {tmp_path / 'x.html'}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
+    code, command = nursery.run("report", finished, "-o", tmp_path / "no" / "x", cwd=tmp_path)
+    assert code == 2
+    assert "choose another place with -o" in command.err
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    async with browser() as started:
+        yield started
+
+
+@pytest.fixture
+async def explained(tmp_path: Path) -> Path:
+    """The report of a real run whose model's explanations try to take the page over."""
+    pictures(tmp_path / "pictures", 6, (640, 480))
+    async with FakeOllama() as server:
+        server.script.append(Answer(CLEAR))  # the warm-up
+        for reply in (CLEAR, CLEAR, SMOKE, SMOKE, SMOKE, SMOKE):
+            server.script += [Answer(reply), Answer(HOSTILE)]
+        asked = loaded(
+            tmp_path,
+            camera("north", interval="400ms", fires=[{"id": "f", "onset": "790ms"}]),
+            engine={
+                "name": "ollama",
+                "url": server.url,
+                "explain": "always",
+                "concurrency": 1,
+                "options": {"retries": 0},
+            },
+        )
+        options = run.Options(broker="memory", out=tmp_path / "runs")
+        outcome = await run.play(asked, options, [], asyncio.Event())
+    return outcome.folder / "report.html"
+
+
+DRAWN = """[...document.querySelectorAll('[data-chart]')].filter(
+    (f) => f.querySelectorAll('svg path, svg rect, svg circle').length === 0
+).map((f) => f.dataset.chart)"""
+PAINTED = """[...document.querySelectorAll('#lanes canvas[data-drawn]')].map((c) => {
+    const dots = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    return new Set(new Uint32Array(dots.buffer)).size;
+})"""
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+async def test_a_browser_draws_every_chart_and_asks_for_nothing(
+    chromium: Browser, finished: Path
+) -> None:
+    async with opened(chromium, finished / "report.html") as told:
+        await told.page.locator("#lanes").scroll_into_view_if_needed()
+        for part in (".strip", ".detail canvas"):
+            await told.page.wait_for_selector(f"#lanes .open {part}[data-drawn]")
+        await told.page.wait_for_selector("#lanes .lane:not(.open) .strip[data-drawn]")
+        assert await told.ask(DRAWN) == []
+        # two strips and the open timeline of the burning camera
+        painted = await told.ask(PAINTED)
+        assert len(painted) == 3
+        assert min(painted) > 1  # colours beside the ground's
+        assert await told.ask("document.querySelectorAll('.shot img').length") == 1
+        assert await told.ask("document.querySelector('.shot img').naturalWidth") == 320
+        assert told.said == []
+        assert told.requests == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_telephone_shows_it_without_scrolling_sideways(
+    chromium: Browser, finished: Path, scheme: str
+) -> None:
+    async with opened(chromium, finished / "report.html", width=390, scheme=scheme) as told:
+        assert await told.ask(OVERFLOW) == 0
+        assert told.said == []
+
+
+async def test_it_is_dark_where_the_reader_s_system_is_and_can_be_switched(
+    chromium: Browser, finished: Path
+) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    async with opened(chromium, finished / "report.html", scheme="light") as told:
+        light = await told.ask(ground)
+    async with opened(chromium, finished / "report.html", scheme="dark") as told:
+        dark = await told.ask(ground)
+        await told.page.click("#theme")
+        switched = await told.ask(ground)
+        assert await told.page.inner_text("#theme") == "theme: light"
+        assert told.said == []
+    assert light == switched != dark
+
+
+async def test_a_script_that_a_model_sends_stays_text(chromium: Browser, explained: Path) -> None:
+    async with opened(chromium, explained) as told:
+        assert await told.page.locator(".told q").first.inner_text() == HOSTILE
+        assert "Early-Fire report" in await told.page.title()
+        assert await told.ask("document.querySelectorAll('script').length") == 2
+        assert await told.ask("document.querySelectorAll('img[onerror]').length") == 0
+        assert told.said == []
+        assert told.requests == []
+
+
+async def test_cameras_can_be_filtered_and_opened(chromium: Browser, finished: Path) -> None:
+    shown = "[...document.querySelectorAll('.lane')].filter((l) => !l.hidden).length"
+    async with opened(chromium, finished / "report.html") as told:
+        assert await told.ask(shown) == 2
+        await told.page.fill("#filter", "SOUTH")
+        assert await told.ask(shown) == 1
+        lane = told.page.locator(".lane:not([hidden]) > button")
+        assert await lane.get_attribute("aria-expanded") == "false"
+        await lane.click()
+        assert await lane.get_attribute("aria-expanded") == "true"
+        assert told.said == []
+
+
+async def test_two_hundred_cameras_stay_usable(chromium: Browser, tmp_path: Path) -> None:
+    one = one_camera(verdicts("F" * 40 + "T" * 20), onset=2400)
+    plans = [replace(one.cameras[0], id=f"camera-{i}") for i in range(200)]
+    log = replace(
+        one,
+        cameras=plans,
+        shots=[replace(s, camera=p.id) for p in plans for s in one.shots],
+        frames=[replace(f, camera=p.id) for p in plans for f in one.frames],
+    )
+    path = write(tmp_path, log, score(log))
+    assert path.stat().st_size < 2_000_000
+    async with opened(chromium, path) as told:
+        assert await told.ask("document.querySelectorAll('.lane').length") == 200
+        assert await told.ask("document.querySelectorAll('.lane.open').length") == 12
+        assert told.said == []
