@@ -25,19 +25,21 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from earlyfire_stream import __version__, bench, run
+from earlyfire_stream import __version__, bench, exports, run
 from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
 from earlyfire_stream.records import load as read_log
+from earlyfire_stream.report.comparison import comparison, comparison_plain, worse_line
 from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, Shard, load, schema, with_overrides
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
+from earlyfire_stream.scoring.compare import Side, compare, parse_tolerances, worse
 from earlyfire_stream.scoring.operating import (
     OperatingPoint,
     operating_curve,
@@ -310,6 +312,17 @@ def consume(
     _finish(outcome, None)
 
 
+def _printing(told: Callable[[], Any]) -> Callable[[bool], None]:
+    """Of an option that prints something and ends, whatever else stands beside it."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            typer.echo(orjson.dumps(told(), option=orjson.OPT_INDENT_2))
+            raise typer.Exit
+
+    return show
+
+
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
@@ -332,6 +345,15 @@ def score(
     fail_under: Annotated[
         str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
     ] = None,
+    schema_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_printing(exports.score_schema),
+            is_eager=True,
+            help="Print the JSON Schema of score.json.",
+        ),
+    ] = False,
 ) -> None:
     """Score a run folder again, offline; a killed run too."""
     threshold = _threshold(fail_under)
@@ -368,6 +390,93 @@ def report(
 ) -> None:
     """Write the report of a run: one HTML file that needs no network."""
     typer.echo(f"written: {run.report(folder, cameras_folder, output)}")
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN…",
+            help="Run folders; several of one setting over seeds as one, comma between: A1,A2.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    fail_under: Annotated[
+        str | None,
+        typer.Option(help="Exit with 99 if the last one scores lower, such as efs=60."),
+    ] = None,
+    fail_if_worse: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit with 99 if one is worse than the first by more, such as "
+            "efs=2,ttfd=10s,false_alarms=1,recall=0.05."
+        ),
+    ] = None,
+    sure: Annotated[
+        bool,
+        typer.Option("--sure", help="--fail-if-worse: only where the interval leaves out zero."),
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Compare what is only doubtfully comparable.")
+    ] = False,
+) -> None:
+    """Hold runs of one scenario and seed against the first of them, view by view."""
+    threshold = _threshold(fail_under)
+    tolerances = parse_tolerances(fail_if_worse) if fail_if_worse is not None else {}
+    if sure and not tolerances:
+        raise UsageError("--sure says what --fail-if-worse takes for worse; write both")
+    sides = [_side(text) for text in runs]
+    with Console(stderr=True).status("comparing …"):
+        found = compare(sides, anyway)
+    console = Console()
+    if as_json:
+        typer.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
+    elif console.is_terminal:
+        console.print(comparison(found))
+    else:
+        typer.echo(comparison_plain(found), nl=False)
+    failed = worse(found, tolerances, sure)
+    for each in failed:
+        typer.echo(worse_line(each), err=True)
+    _below(found.against[-1].figure("efs").other, threshold)
+    if failed:
+        raise typer.Exit(THRESHOLD_FAILED)
+
+
+def _side(text: str) -> Side:
+    names = [text] if Path(text).exists() else (_listed(text) or [text])
+    return Side(tuple(names), tuple(read_log(Path(name)) for name in names))
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    cameras_folder: Annotated[
+        Path | None,
+        typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write into; else RUN/export."),
+    ] = None,
+    schema_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_printing(exports.schema),
+            is_eager=True,
+            help="Print the JSON Schema of the log's lines and of the exported rows.",
+        ),
+    ] = False,
+) -> None:
+    """Write a run's frames and alarms as flat tables for other tools."""
+    if format not in ("csv", "parquet"):
+        raise UsageError(f"--format {format!r}: write csv or parquet")
+    log = read_log(folder, cameras_folder)
+    for path in exports.export(log, format, output or folder / "export"):
+        typer.echo(f"written: {path}")
 
 
 @app.command("bench")
@@ -796,9 +905,10 @@ def _print_score(result: Score) -> None:
 
 
 def _judge(result: Score | None, threshold: float | None) -> None:
-    if threshold is None:
-        return
-    reached = None if result is None else result.early_fire_score
-    if reached is None or reached < threshold:
+    _below(None if result is None else result.early_fire_score, threshold)
+
+
+def _below(reached: float | None, threshold: float | None) -> None:
+    if threshold is not None and (reached is None or reached < threshold):
         typer.echo(f"below the threshold: efs {reached} < {threshold:g}", err=True)
         raise typer.Exit(THRESHOLD_FAILED)
