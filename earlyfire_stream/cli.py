@@ -472,10 +472,9 @@ def export_command(
     ] = False,
 ) -> None:
     """Write a run's frames and alarms as flat tables for other tools."""
-    if format not in ("csv", "parquet"):
-        raise UsageError(f"--format {format!r}: write csv or parquet")
+    chosen = exports.parse_format(format)
     log = read_log(folder, cameras_folder)
-    for path in exports.export(log, format, output or folder / "export"):
+    for path in exports.export(log, chosen, output or folder / "export"):
         typer.echo(f"written: {path}")
 
 

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "worker": 3,
     "importers": 3,
     "report": 3,
+    "exports": 3,
     "live": 3,
     "camera": 4,
     "consumer": 4,

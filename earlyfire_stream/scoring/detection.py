@@ -11,6 +11,7 @@ __all__ = [
     "Fleet",
     "Parts",
     "View",
+    "alarm_kind",
     "classify",
     "clear_time",
     "false_alarms",
@@ -43,6 +44,11 @@ TOUCH = 0.05
 """Share of the frame's width by which the truth is grown before a box must touch it."""
 ASPECT = 16 / 9
 """Width to height of a frame whose answer does not say in which size it was sent."""
+
+
+Seconds = NDArray[np.float64]
+Spans = Sequence[tuple[float, float]]
+"""Scenario seconds (start, end), in order, none touching another."""
 
 
 def candidates(
@@ -102,6 +108,23 @@ def classify(
     if any(located(fire.id, truth, box, aspect) is not False for fire in in_time):
         return AlarmKind.TRUE
     return AlarmKind.UNLOCATED
+
+
+def alarm_kind(
+    footage: Footage, frame: FrameOutcome, outages: Spans | None = None
+) -> AlarmKind | None:
+    """What an alarm is that this frame completed; None beyond the horizon of a burning fire.
+
+    Unknown is one on smoke that the labels know and the plan does not, or of a camera that is
+    scripted to be off. `outages` are the plan's, merged, if they are at hand.
+    """
+    plan, at = footage.plan, frame.captured_at
+    box = frame.verdict.box if frame.verdict is not None else None
+    kind = classify(plan, at, frame.truth, box, _aspect(frame))
+    off = _merged(plan.outages) if outages is None else outages
+    if kind is AlarmKind.FALSE and (frame.smoke or _within(at, off)):
+        return AlarmKind.UNKNOWN
+    return kind
 
 
 def _in_time(fire: FirePlan, at: float) -> bool:
@@ -464,11 +487,7 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
         open_until = -math.inf
         for frame, candidate in candidates(footage.frames, policy):
             at = candidate.completed_at
-            box = frame.verdict.box if frame.verdict is not None else None
-            kind = classify(plan, at, frame.truth, box, _aspect(frame))
-            if kind is AlarmKind.FALSE and (frame.smoke or _within(at, outages)):
-                # smoke that the labels know and the plan does not, or a camera that is off
-                kind = AlarmKind.UNKNOWN
+            kind = alarm_kind(footage, frame, outages)
             kinds["late" if kind is None else kind.value] += 1
             if kind is AlarmKind.FALSE and at >= open_until:
                 open_until = at + EPISODE_S
@@ -489,11 +508,6 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
             for hour in sorted(episodes_by_hour.keys() | seconds_by_hour.keys())
         },
     )
-
-
-Seconds = NDArray[np.float64]
-Spans = Sequence[tuple[float, float]]
-"""Scenario seconds (start, end), in order, none touching another."""
 
 
 def clear_time(footage: Footage) -> tuple[Seconds, Seconds]:
