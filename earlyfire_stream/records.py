@@ -40,6 +40,7 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import io
 import math
 import os
 import re
@@ -71,6 +72,7 @@ RECORDS_LOG = "records.jsonl"
 GAUGES_LOG = "engine.jsonl"
 """What the engine's server told of itself during the run, where that was asked for."""
 RUN_FILE = "run.json"
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -673,6 +675,7 @@ _frame_values = itemgetter(
     "camera", "seq", "captured_at", "captured_ns", "fate", "reason", "detail", "received_ns",
     "published_ns", "admitted", "identity", "answer",
 )  # fmt: skip
+_verdict_values = itemgetter("has_smoke", "box", "confidence", "repairs")
 _answer_values = itemgetter(
     "started_ns", "decided_ns", "answered_ns", "sent_size", "visual_tokens", "prompt_tokens",
     "output_tokens", "finish", "text", "verdict", "box_error", "server", "context",
@@ -742,16 +745,19 @@ class FrameTable(Table[FrameRecord]):
             started, decided, answered, size, visual, prompt, output, finish, text, told, box_error,
             server, context,
         ) = _answer_values(v)  # fmt: skip
-        smoke, box, confidence, repairs = -1, _NO_BOX, None, 0
+        smoke, box, confidence, repairs = -1, _NO_BOX, _NAN, 0
         if told is not None:
             if len(told) != _VERDICT_FIELDS:
                 told = _whole(told, Verdict)
-            smoke, confidence = _SMOKE[told["has_smoke"]], told["confidence"]
-            if told["box"] is not None:
-                found = Box(**told["box"])
+            claim, place, sure, mended = _verdict_values(told)
+            smoke = _SMOKE[claim]
+            if place is not None:
+                found = Box(**place)
                 box = found.xc, found.yc, found.w, found.h
-            if told["repairs"]:
-                repairs = self._lists.place(tuple(told["repairs"]))
+            if sure is not None:
+                confidence = sure
+            if mended:
+                repairs = self._lists.place(tuple(mended))
         width, height = size
         words = text.encode()
         timings = len(self._timings)
@@ -766,14 +772,14 @@ class FrameTable(Table[FrameRecord]):
             visual,
             UNTOLD if prompt is None else prompt,
             UNTOLD if output is None else output,
-            self._words.place(finish),
+            self._words.place(finish) if finish else 0,
             len(texts),
             len(words),
             smoke,
             *box,
-            _NAN if confidence is None else confidence,
+            confidence,
             repairs,
-            self._words.place(box_error),
+            self._words.place(box_error) if box_error else 0,
             self._lists.place(tuple(context)) if context else 0,
             self._lists.place(tuple(server)),
             timings,
@@ -936,7 +942,7 @@ def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> 
             continue
         number = 0
         try:
-            with gzip.open(part, "rb") if packed else part.open("rb") as file:
+            with _lines(part, packed) as file:
                 loads, take_frame, take_shot = orjson.loads, frames.take, shots.take
                 for line in file:
                     number += 1
@@ -965,6 +971,17 @@ def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> 
             raise RunFolderError(f"{part}, line {number}: no record: {why!s:.200}") from why
         except (OSError, EOFError, zlib.error) as why:
             raise RunFolderError(f"{part}, after line {number}: cannot be read: {why}") from why
+
+
+@contextlib.contextmanager
+def _lines(part: Path, packed: bool) -> Iterator[BinaryIO]:
+    """A file to be read line by line; gzip's own lines come at half the speed."""
+    if not packed:
+        with part.open("rb", buffering=READ_BYTES) as plain:
+            yield plain
+        return
+    with gzip.open(part, "rb") as unpacked:
+        yield io.BufferedReader(unpacked, READ_BYTES)
 
 
 def _take_other(kind: object, value: Any, others: _Others) -> None:

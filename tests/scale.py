@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import io
 import multiprocessing
 import resource
 import tempfile
@@ -167,7 +168,7 @@ def parse_only(folder: Path) -> str:
     count = 0
     for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
+            for line in io.BufferedReader(file, 1 << 20):
                 orjson.loads(line)
                 count += 1
     return f"{count:,} lines"

@@ -323,8 +323,10 @@ def _broken_off(frame: FrameOutcome) -> bool:
     """Did a crash, a lost broker or an empty budget take it? Then the view is at risk until H."""
     if frame.unsent is Reason.BROKER_DOWN or frame.fate in (Fate.OVER_BUDGET, Fate.ABANDONED):
         return True
-    reason = frame.record.reason if frame.record is not None else Reason.NONE
-    return reason in (Reason.CONSUMER_DOWN, Reason.UNAVAILABLE)
+    if frame.fate not in (Fate.UNSENT, Fate.LOST, Fate.ENGINE_ERROR):
+        return False  # spares looking up the records of a million frames
+    record = frame.record
+    return record is not None and record.reason in (Reason.CONSUMER_DOWN, Reason.UNAVAILABLE)
 
 
 def _captured(frame: FrameOutcome) -> bool:
