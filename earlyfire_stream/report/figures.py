@@ -38,7 +38,7 @@ LANE_FRAMES = 600
 """Single frames that one camera's timeline holds."""
 ALL_LANE_FRAMES = 12_000
 LANE_ALARMS = 60
-PART_ROWS = 60
+PART_ROWS = 24
 """Views whose time is taken apart in a chart of their own, the slowest first."""
 
 GROUPS = "Sncfg"

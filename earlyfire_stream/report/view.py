@@ -69,6 +69,8 @@ class FireRow:
     fire: str
     camera: str
     onset: str
+    onset_source: str
+    """Who says so, where it is not the scenario."""
     alarm: str
     ttfd: str
     frames: str
@@ -309,8 +311,8 @@ def _terms(score: Score) -> tuple[Term, ...]:
             None,
             "the truth has no boxes"
             if boxes is None
-            else f"precision × recall of boxes at IoU ≥ 0.4: {boxes.matched} of {boxes.predicted} "
-            f"predicted match, {boxes.n} frames with boxes",
+            else f"precision × recall of boxes at IoU ≥ 0.4: {boxes.matched:,} of {boxes.predicted:,} "
+            f"predicted match, {boxes.n:,} frames with boxes",
             replace(terms, localization=1.0),
         ),
         (
@@ -375,7 +377,8 @@ def _fire(view: View) -> FireRow:
     return FireRow(
         fire=view.fire,
         camera=view.camera,
-        onset=clock(view.onset_s) + (" (clip start)" if view.onset_source == "clip_start" else ""),
+        onset=clock(view.onset_s),
+        onset_source="" if view.onset_source == "scenario" else view.onset_source.replace("_", " "),
         alarm="" if view.alarm_s is None else clock(view.alarm_s),
         ttfd="missed" if view.ttfd_s is None else duration(view.ttfd_s),
         frames="" if view.frames_late is None else str(view.frames_late),
@@ -472,7 +475,7 @@ def _frames(score: Score) -> tuple[Fact, ...]:
     facts = [
         _share_fact("Precision", c.tp, c.tp + c.fp),
         _share_fact("Recall", c.tp, c.tp + c.fn),
-        Fact("F1", number(c.f1, 3), n=f"{c.n:,} frames"),
+        Fact("F1", number(c.f1, 3), _between(c.f1_interval, 3), f"{c.n:,} frames"),
         _share_fact("Accuracy", c.tp + c.tn, c.n),
         Fact(
             "Streaming accuracy",

@@ -159,6 +159,7 @@
       svg("rect", { x: 0, y, width, height: rowHeight, fill: "transparent" }, bar);
       hover(bar, () => `${label}\n` + words.map((w, i) => `${w}: ${duration(row.parts[i])}`).join("\n") + `\n= ${duration(row.total)}`);
     });
+    if (parts.n > parts.rows.length) element("p", "small dim", figure, `The slowest ${parts.rows.length} of ${parts.n} detected views; all stand in score.json.`);
   };
 
   // --- survival ---
@@ -198,7 +199,7 @@
       const turned = s.median > 0.62 * s.shown;
       svg("text", { x: p.X(s.median) + (turned ? -9 : 9), y: p.Y(0.5) - 8, "text-anchor": turned ? "end" : "start", class: "strong" }, p.root, `median ${duration(s.median)}`);
     }
-    svg("text", { x: p.left, y: p.floor + 52 }, p.root, s.censored.length ? "still undetected and watched (bars on the curve: the watching ended)" : "still undetected and watched");
+    svg("text", { x: p.left, y: p.floor + 52 }, p.root, s.censored.length && p.width > 460 ? "still undetected and watched (bars on the curve: the watching ended)" : "still undetected and watched");
     s.ticks.forEach((t, i) => svg("text", { x: p.X(t), y: p.floor + 70, "text-anchor": "middle", class: "strong" }, p.root, s.at_risk[i]));
     hover(p.root, (fx) => {
       const t = (fx * p.width - p.left) / (p.right - p.left) * s.shown;
@@ -478,7 +479,10 @@
     pen.save();
     pen.beginPath(); pen.rect(left - 4, 0, width - left + 4, floor); pen.clip();
     scenery(pen, lane, X, width, floor);
-    if (frames.t.length) {
+    // Of a long run single frames are kept only near fires: wider windows show densities.
+    const last = frames.t.length - 1;
+    const whole = frames.t.length === entry.total || (last > 0 && frames.t[0] <= from && frames.t[last] >= to);
+    if (whole) {
       const gap = (width - left) / Math.max(1, frames.t.filter((t) => t >= from && t <= to).length);
       const w = Math.max(1, Math.min(7, gap * 0.7));
       frames.t.forEach((t, i) => {
@@ -521,7 +525,7 @@
     if (left > 20) {
       pen.fillText("alarms", 0, 21);
       pen.fillText("frames", 0, 46);
-      if (frames.t.length) pen.fillText("confidence", 0, 78);
+      if (whole && frames.c.some((c) => c !== null)) pen.fillText("confidence", 0, 78);
     }
     pen.textAlign = "center";
     for (const t of steps(from, to, width < 480 ? 3 : 8, true)) {
@@ -571,12 +575,14 @@
       const from = Math.max(begin, onset - back), to = Math.min(end, (first ? first[0] : onset + 30 * step) + back);
       if (to > from && to - from < 0.6 * (end - begin)) views.push([`around ${id}`, from, to]);
     }
+    const begun = views.length > 1 && lane.frames.t.length < entry.total ? 1 : 0;
+    [, ...entry.window] = views[begun];
     if (views.length > 1) {
       const row = element("div", "zoom", detail);
       for (const [label, from, to] of views) {
         const button = element("button", "", row, label);
         button.type = "button";
-        button.setAttribute("aria-pressed", String(label === "whole run"));
+        button.setAttribute("aria-pressed", String(label === views[begun][0]));
         button.addEventListener("click", () => {
           for (const other of row.children) other.setAttribute("aria-pressed", String(other === button));
           entry.window = [from, to];
@@ -607,9 +613,10 @@
       const strip = element("canvas", "strip", head);
       const detail = element("div", "detail", node);
       const entry = { lane, node, strip, detail, words: [lane.id, ...lane.fires.map((f) => f[0])].join(" ").toLowerCase() };
+      entry.total = Object.values(lane.bins).reduce((sum, counts) => sum + counts.reduce((a, b) => a + b, 0), 0);
       node.entry = entry;
       lanes.push(entry);
-      if ((lane.fires.length || lane.alarms.length) && opened < 12) { node.classList.add("open"); opened += 1; }
+      if ((lane.fires.length || lane.alarms.length) && opened < (innerWidth < 620 ? 4 : 12)) { node.classList.add("open"); opened += 1; }
       head.setAttribute("aria-expanded", String(node.classList.contains("open")));
       head.addEventListener("click", () => {
         head.setAttribute("aria-expanded", String(node.classList.toggle("open")));
