@@ -86,32 +86,32 @@ def _settings(against: Against) -> Iterator[RenderableType]:
 
 
 def _figures(against: Against, wide: bool, several: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
+    """A row a figure; in a narrow terminal the interval stands below, n below the title."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("" if wide else "n below", no_wrap=True)
     for title in ("A", against.label, "difference"):
-        table.add_column(title, justify="right", no_wrap=not (title == "difference" and wide))
+        table.add_column(title, justify="right", no_wrap=True)
     if wide:
         table.add_column("95 %", no_wrap=True)
     table.add_column("p, Holm" if several else "p", justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("n", justify="right", no_wrap=True)
     for figure in against.figures:
+        title, between = Text(figure.title), _interval(figure)
         change = Text(_signed(figure, figure.difference), style=_style(figure))
-        between = _interval(figure)
-        cells = [
-            Text(_title(figure, wide)),
-            Text(_value(figure, figure.first)),
-            Text(_value(figure, figure.other)),
-            change if wide or not between else change.append(f"\n{between}", "default"),
-        ]
-        if wide:
-            cells.append(Text(between))
-        cells += [Text(_p(figure.p_holm)), Text(_n(figure))]
-        table.add_row(*cells)
+        if not wide:
+            title.append(f"\n  {_n(figure)}", "dim")
+            change.append(f"\n{between}", "default")
+        table.add_row(
+            title,
+            _value(figure, figure.first),
+            _value(figure, figure.other),
+            change,
+            *([between] if wide else []),
+            _p(figure.p_holm),
+            *([_n(figure)] if wide else []),
+        )
     return table
-
-
-def _title(figure: Figure, wide: bool) -> str:
-    return figure.title if wide else figure.title.replace(", ", ",\n").replace("/", "/\n")
 
 
 def _style(figure: Figure) -> str:
@@ -156,7 +156,7 @@ def _told(against: Against) -> Iterator[tuple[str, str]]:
             f"{frames.both_smoke + frames.neither_smoke:,}, smoke in A only "
             f"{frames.only_first_smoke:,}, in {other} only {frames.only_second_smoke:,}; right "
             f"where the other is wrong: A {frames.only_first_right:,}, {other} "
-            f"{frames.only_second_right:,} (McNemar p = {_p(frames.p_value)})",
+            f"{frames.only_second_right:,} (McNemar p {_p(frames.p_value)})",
         )
     else:
         yield "frames", "none that both asked about"
@@ -222,30 +222,28 @@ def _notes(found: Comparison) -> Iterator[RenderableType]:
 
 def _method(found: Comparison) -> Iterator[str]:
     """How the intervals and p-values were made, without which they say nothing."""
-    without = [f"{each.label}: {each.why_no_interval}" for each in found.against]
-    if any(each.why_no_interval for each in found.against):
-        yield f"No bootstrap ({'; '.join(dict.fromkeys(without))})."
+    without = dict.fromkeys(a.why_no_interval for a in found.against if a.why_no_interval)
+    if without:
+        yield f"No bootstrap: {'; '.join(without)}."
     else:
         first = found.against[0]
         yield (
             f"Differences are the other's less A's. 95 %: bootstrap over {first.fires} fires and "
-            f"{first.cameras} cameras without one; false alarms and F: exact Poisson intervals "
-            "joined."
+            f"{first.cameras} cameras without one."
         )
-    unlike = [
-        figure.unlike
-        for each in found.against
-        for figure in each.figures
-        if figure.key in ("D", "recall", "ttfd") and figure.unlike
-    ]
-    floor = (
-        f" ({max(unlike)} differ in TTFD or detection: not below {_p(2.0 ** (1 - max(unlike)))})"
-        if unlike
-        else ""
+    yield "False alarms and F: exact Poisson intervals joined; p binomial, given their sum."
+    unlike = max(
+        (f.unlike or 0 for a in found.against for f in a.figures if f.key in ("recall", "rmst")),
+        default=0,
+    )
+    floor = f"; {unlike} differ in TTFD, so {_p(2.0 ** (1 - unlike))} there" if unlike else ""
+    yield (
+        "p otherwise: each fire's halves trade sides or not, all ways or 9,999 drawn. Where n "
+        f"fires differ it cannot be below 2^-(n-1){floor}."
     )
     yield (
-        "p: each fire's two halves trade sides or not, all ways or 9,999 drawn; with n fires that "
-        f"differ it cannot be below 2^-(n-1){floor}. False alarms: binomial, given their sum."
+        "n: the views, frames, boxed frames, requests or camera-hours behind a figure, A's/the "
+        "other's where they differ. Rates are per camera."
     )
     if len(found.against) > 1:
         yield (
@@ -344,7 +342,7 @@ def _interval(figure: Figure) -> str:
 def _p(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _n(figure: Figure) -> str:

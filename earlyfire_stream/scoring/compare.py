@@ -671,6 +671,7 @@ class Figure:
 
     key: str
     title: str
+    """Rates are per camera."""
     higher_is_better: bool
     n: tuple[float, float]
     of: str
@@ -1008,14 +1009,14 @@ def _figures(
     )
     yield of_sums("recall", "views detected", lambda t: t("found") / t("views"), "views", "views")
     yield of_sums(
-        "ttfd", "TTFD, found by both", lambda t: t("ttfd") / t("both"), "both", "views", up=False
+        "ttfd", "TTFD, both found", lambda t: t("ttfd") / t("both"), "both", "views", up=False
     )
     if keys:
         yield _rmst(keys, column, first, other, drawn)
     yield _of_poisson(
         of_sums(
             "false_alarms",
-            "false alarms/camera-day",
+            "false per day",
             _per_camera_day,
             "hours",
             "camera-hours",
@@ -1042,7 +1043,7 @@ def _figures(
     yield from _latency_figures(column, first, other, drawn)
     yield of_sums(
         "tokens",
-        "visual tokens/camera-hour",
+        "tokens per hour",
         lambda t: t("visual") / t("watched"),
         "watched",
         "camera-hours",
@@ -1098,8 +1099,8 @@ def _interval(value: _Value, drawn: Floats | None) -> Interval | None:
     none = np.zeros_like(drawn)
     differences = value(none, drawn) - value(drawn, none)
     known = differences[np.isfinite(differences)]
-    if len(known) < (1 - UNDEFINED_AT_MOST) * len(differences):
-        return None
+    if len(known) < (1 - UNDEFINED_AT_MOST) * len(differences) or not known.any():
+        return None  # what never differed has not been measured to differ by exactly nothing
     low, high = np.percentile(known, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)])
     return float(low), float(high)
 
@@ -1154,7 +1155,7 @@ def _rmst(
         sides.append((np.array(times), np.array([v.ttfd_s is not None for v in views])))
     cluster = np.array([column[first.cluster_of[key]] for key in keys])
     n = float(len(keys))
-    title = f"RMST, misses at {HORIZON_S / 60:g} min"
+    title = f"RMST to {HORIZON_S / 60:g} min"
     figure = Figure("rmst", title, False, (n, n), "views")
     return _valued(figure, _Restricted(sides[0], sides[1], cluster), len(column), drawn)
 
