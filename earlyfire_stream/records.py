@@ -43,9 +43,12 @@ import gzip
 import io
 import math
 import os
+import pickle
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from array import array
@@ -73,6 +76,8 @@ GAUGES_LOG = "engine.jsonl"
 """What the engine's server told of itself during the run, where that was asked for."""
 RUN_FILE = "run.json"
 READ_BYTES = 1 << 20
+APART_BYTES = 16_000_000
+"""On disk, from which on a second process is worth its start of a third of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,11 +474,15 @@ class _Rows:
 
     def __init__(self, layout: Mapping[str, str]) -> None:
         packer = struct.Struct("<" + "".join(layout.values()))
+        self._layout = layout
         self.pack = packer.pack
         self._unpack = packer.unpack_from
         self._size = packer.size
         self._type = np.dtype(list(zip(layout, map(np.dtype, layout.values()), strict=True)))
         self.data = bytearray()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _filled, (self._layout, self.data)
 
     def __len__(self) -> int:
         return len(self.data) // self._size
@@ -484,6 +493,12 @@ class _Rows:
     def column(self, name: str) -> NDArray[Any]:
         rows = np.frombuffer(self.data, self._type)
         return np.ascontiguousarray(rows[name])
+
+
+def _filled(layout: Mapping[str, str], data: bytearray) -> _Rows:
+    rows = _Rows(layout)
+    rows.data = data
+    return rows
 
 
 class Table(Sequence[E]):
@@ -873,10 +888,18 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
         raise UsageError(
             f"{side}: plays another scenario than {folder}; they cannot be scored as one"
         )
-    shots, frames = ShotTable(), FrameTable()
-    others = _Others()
-    for log in (side / CAMERAS_LOG, folder / RECORDS_LOG):
-        _read(log, shots, frames, others)
+    with _reading_apart(side / CAMERAS_LOG) as scheduled:
+        read = _Logs()
+        read.take(folder / RECORDS_LOG)
+        before = scheduled()
+    if len(before.frames) or len(read.shots):
+        before = _Logs()  # a log that holds what belongs into the other: one after the other
+        before.take(side / CAMERAS_LOG)
+        before.take(folder / RECORDS_LOG)
+        read = _Logs(shots=before.shots, frames=before.frames)
+    shots, frames = before.shots, read.frames
+    others = before.others
+    others.take(read.others)
     notes = others.notes
     return RunLog(
         run=run,
@@ -897,9 +920,9 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
 
 def read_shots(path: Path) -> Sequence[Shot]:
     """The frames of one cameras' log."""
-    shots = ShotTable()
-    _read(path, shots, FrameTable(), _Others())
-    return shots
+    logs = _Logs()
+    logs.take(path)
+    return logs.shots
 
 
 def read_run(folder: Path) -> Mapping[str, Any]:
@@ -930,16 +953,92 @@ class _Others:
     notes: list[Mapping[str, Any]] = field(default_factory=list)
     torn: int = 0
 
+    def take(self, later: _Others) -> None:
+        self.alarms += later.alarms
+        self.explanations += later.explanations
+        self.notes += later.notes
+        self.torn += later.torn
+
+
+@dataclass(slots=True)
+class _Logs:
+    """What one log, or several one after the other, hold."""
+
+    shots: ShotTable = field(default_factory=ShotTable)
+    frames: FrameTable = field(default_factory=FrameTable)
+    others: _Others = field(default_factory=_Others)
+
+    def take(self, path: Path) -> None:
+        _read(path, self.shots, self.frames, self.others)
+
+
+@contextlib.contextmanager
+def _reading_apart(path: Path) -> Iterator[Callable[[], _Logs]]:
+    """Read a large log in a process of its own, so that another can be read meanwhile.
+
+    The function that is given waits for it. Should the process fail, for whatever reason, the log
+    is read here, which tells the true error.
+    """
+
+    def here() -> _Logs:
+        logs = _Logs()
+        logs.take(path)
+        return logs
+
+    if sum(part.stat().st_size for part in _parts(path)) < APART_BYTES:
+        yield here
+        return
+    code = "import sys; from earlyfire_stream.records import hand_over; hand_over(sys.argv[1])"
+    try:
+        started = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        yield here
+        return
+    with started as child:
+
+        def there() -> _Logs:
+            told, _ = child.communicate()
+            if child.returncode:
+                return here()
+            logs = pickle.loads(told)  # from our own child, which nobody else can write to
+            assert isinstance(logs, _Logs)
+            return logs
+
+        try:
+            yield there
+        finally:
+            child.kill()
+
+
+def hand_over(path: str) -> None:
+    """What the process of `_reading_apart` does."""
+    logs = _Logs()
+    logs.take(Path(path))
+    pickle.dump(logs, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a log, in order: its rotated parts, then itself."""
+    parts = sorted(path.parent.glob(f"{path.stem}-*.jsonl*"))
+    return [
+        part
+        for part in [*parts, path]
+        if part.suffix != ".tmp"
+        # killed between packing and removing: the packed one counts
+        and not (part != path and part.suffix != ".gz" and part.with_suffix(".jsonl.gz").exists())
+        and part.exists()
+    ]
+
 
 def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> None:
     """Take in what a log and its rotated parts hold, in order."""
-    parts = sorted(path.parent.glob(f"{path.stem}-*.jsonl*"))
-    for part in [p for p in parts if not p.name.endswith(".tmp")] + [path]:
+    for part in _parts(path):
         packed = part.suffix == ".gz"
-        if not packed and part.with_suffix(".jsonl.gz").exists() and part != path:
-            continue  # killed between packing and removing
-        if not part.exists():
-            continue
         number = 0
         try:
             with _lines(part, packed) as file:

@@ -56,7 +56,7 @@ def write_run(folder: Path, frames: int, cameras: int = CAMERAS) -> None:
     """A complete run folder; every tenth camera sees a fire in the middle of its frames."""
     folder.mkdir(parents=True)
     each = frames // cameras
-    fires = {c: (each // 2) * CADENCE_S for c in range(0, cameras, 10)}
+    fires = dict.fromkeys(range(0, cameras, 10), each // 2 * CADENCE_S)
     write_json(
         folder / RUN_FILE,
         {
@@ -132,9 +132,7 @@ def _played(each: int, cameras: int, fires: dict[int, float]) -> Iterator[tuple[
             )
 
 
-def _answer(
-    fate: Fate, captured_ns: int, smoke: bool, sure: float, late_s: float
-) -> Answer | None:
+def _answer(fate: Fate, captured_ns: int, smoke: bool, sure: float, late_s: float) -> Answer | None:
     if fate not in (Fate.ANSWERED, Fate.BAD_JSON, Fate.ENGINE_ERROR):
         return None
     told = None
@@ -187,12 +185,16 @@ def load_and_score(folder: Path) -> str:
 
 
 def _measured(what: Callable[[Path], str], folder: Path, told: object) -> None:
-    """In a child: its own peak memory, none of ours."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """In a child: its own time, its children's included, and its own peak memory."""
+    wall = time.perf_counter()
     said = what(folder)
-    spent = time.perf_counter() - wall, time.process_time() - cpu
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told.send((*spent, peak_mb, said))  # type: ignore[attr-defined]
+    wall = time.perf_counter() - wall
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(u.ru_utime + u.ru_stime for u in used)
+    peak_mb, beside_mb = (u.ru_maxrss / 1024 for u in used)
+    if beside_mb:  # it has ended before the objects of scoring are made, so they do not add up
+        said += f"; {beside_mb:.0f} MB in a second process while the logs are read"
+    told.send((wall, cpu, peak_mb, said))  # type: ignore[attr-defined]
 
 
 def measure(what: Callable[[Path], str], folder: Path) -> tuple[float, float, float, str]:

@@ -187,6 +187,43 @@ def test_the_columns_of_frames_and_their_answers_are_arrays(tmp_path: Path) -> N
     ]
 
 
+def test_a_large_cameras_log_is_read_by_a_second_process_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    in_log(folder / CAMERAS_LOG, SHOT, replace(SHOT, seq=4))
+    in_log(folder / RECORDS_LOG, FRAME, ALARM)
+    alone = load(folder)
+    monkeypatch.setattr("earlyfire_stream.records.APART_BYTES", 1)
+    assert load(folder) == alone
+    assert list(alone.shots) == [SHOT, replace(SHOT, seq=4)]
+
+    (folder / CAMERAS_LOG).write_bytes(b"{}\n")  # what is wrong there is told all the same
+    with pytest.raises(RunFolderError, match=r"cameras\.jsonl, line 1: no record"):
+        load(folder)
+
+
+@pytest.mark.parametrize("python", ["false", "there-is-no-such-program"])
+def test_where_no_second_process_will_start_the_log_is_read_by_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    in_log(folder / CAMERAS_LOG, SHOT)
+    monkeypatch.setattr("earlyfire_stream.records.APART_BYTES", 1)
+    monkeypatch.setattr(sys, "executable", python)
+    assert list(load(folder).shots) == [SHOT]
+
+
+def test_a_log_that_holds_the_others_records_is_read_all_the_same(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    in_log(folder / CAMERAS_LOG, SHOT, FRAME)
+    in_log(folder / RECORDS_LOG, replace(SHOT, seq=4), replace(FRAME, seq=4), ALARM)
+    log = load(folder)
+    assert [s.seq for s in log.shots] == [3, 4]
+    assert [f.seq for f in log.frames] == [3, 4]
+    assert list(log.alarms) == [ALARM]
+
+
 def test_reading_leaves_run_json_as_it_stands(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
     assert load(folder).run == orjson.loads((folder / "run.json").read_bytes())
