@@ -79,10 +79,10 @@ def pairs(first: RunLog, second: RunLog) -> Pairs:
 
 def _asked(log: RunLog) -> dict[Frame, FrameOutcome]:
     return {
-        (one.plan.id, outcome.shot.seq): outcome
+        (one.plan.id, outcome.seq): outcome
         for one in footage(log)
         for outcome in one.frames
-        if outcome.record is not None and outcome.fate in ASKED
+        if outcome.fate in ASKED
     }
 
 
@@ -95,7 +95,8 @@ def _right(outcome: FrameOutcome) -> bool:
 
 
 def _busy_s(outcome: FrameOutcome) -> float:
-    assert outcome.record is not None
-    answer = outcome.record.answer
+    record = outcome.record
+    assert record is not None
+    answer = record.answer
     assert answer is not None  # it has a verdict
     return (answer.answered_ns - answer.started_ns) / 1e9
