@@ -58,7 +58,7 @@ LEFT_BEHIND = {
     "score.json": "the score and everything beside it",
     "records.jsonl": "the fate of every frame, every answer and alarm",
     "cameras.jsonl": "what the cameras scheduled and sent, with the truth",
-    "frames": "the frames that raised alarms",
+    "frames": "the frames that raised alarms, and the first in which a fire was missed",
     "engine.jsonl": "what the engine's server told of itself",
     "run.json": "the scenario, its settings, versions and host",
 }

@@ -144,6 +144,7 @@ class Consumer:
         shards: frozenset[int] | None = None,
         joined_late: bool = False,
         on_alarm_frame: Callable[[AlarmRecord, bytes], None] | None = None,
+        on_missed_frame: Callable[[str, str, int, bytes], None] | None = None,
         limits: FrameLimits | None = None,
     ) -> None:
         """`foreign`: topics of other people's cameras, whose comments count for nothing.
@@ -151,6 +152,8 @@ class Consumer:
         `strangers` False: a camera without a seat is none of this run's, and what it sends is
         refused; its frames would have fates that nobody scheduled.
         `pixels` False: the frames are blank (virtual time), so nothing is decoded for sampling.
+        `on_missed_frame` gets (fire, camera, seq, jpeg) of a frame in which a fire burns and no
+        smoke was seen.
         `joined_late`: what is missing before a camera's first arrival was lost to our absence.
         """
         self._run = run
@@ -165,6 +168,7 @@ class Consumer:
         self._shards = shards
         self._joined_late = joined_late
         self._on_alarm_frame = on_alarm_frame
+        self._on_missed_frame = on_missed_frame
         self.limits = limits or FrameLimits()
         traits = engine.traits
         self._prompt = prompt(scenario.engine.prompt, traits.coord_space)
@@ -834,6 +838,10 @@ class Consumer:
             "confidence": verdict.confidence,
         }
         self._inlet.post(waiting.camera, "verdict", orjson.dumps(body))
+        if not heeded.has_smoke and self._on_missed_frame is not None and camera.plan is not None:
+            for fire in camera.plan.fires if camera.plan.truth else ():
+                if burns(fire, waiting.captured_at):
+                    self._on_missed_frame(fire.id, waiting.camera, waiting.seq, waiting.frame.jpeg)
         if candidate is None:
             return
         alarm = candidate.alarm(waiting.camera, answer.decided_ns)

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,6 +29,10 @@ from earlyfire_stream.scenario.load import Loaded, digest, resolved
 
 KEY_FRAMES = 200
 """Alarm frames that a run folder keeps."""
+MISSES_A_VIEW = 2
+"""Of a fire and a camera: the first frames with smoke in which none was seen."""
+MISSED_FRAMES = 100
+"""Of them, in all."""
 
 
 def free_name(out: Path, scenario: str, who: str) -> str:
@@ -205,19 +210,32 @@ def _git_state() -> dict[str, Any] | None:
 
 
 class KeyFrames:
-    """Keeps the frame of every emitted alarm in the run folder, up to a number that it tells."""
+    """Keeps the frame of every emitted alarm in the run folder, up to a number that it tells.
+
+    Beside them the first frames of each view in which its fire was missed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "frames"
         self._kept = 0
         self._left = 0
+        self._misses: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, record: AlarmRecord, jpeg: bytes) -> None:
         if self._kept >= KEY_FRAMES:
             self._left += 1
             return
         self._kept += 1
-        name = key_frame(record.alarm.camera, record.alarm.seqs[-1], "alarm")
+        self._write(key_frame(record.alarm.camera, record.alarm.seqs[-1], "alarm"), jpeg)
+
+    def missed(self, fire: str, camera: str, seq: int, jpeg: bytes) -> None:
+        """A frame in which that fire burns and no smoke was seen."""
+        view = (fire, camera)
+        if self._misses[view] < MISSES_A_VIEW and self._misses.total() < MISSED_FRAMES:
+            self._misses[view] += 1
+            self._write(key_frame(camera, seq, "missed"), jpeg)
+
+    def _write(self, name: str, jpeg: bytes) -> None:
         try:
             self._folder.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(jpeg)

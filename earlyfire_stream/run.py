@@ -171,6 +171,7 @@ async def play(
             strangers=False,
             pixels=not isinstance(stock.reel, BlankReel),
             on_alarm_frame=keep,
+            on_missed_frame=keep.missed,
         )
         fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell, truths)
         control = await _announce(run, link, loaded, clock, write_run)
@@ -294,6 +295,7 @@ async def play_consumer(
             shards=options.shards,
             joined_late=clock.now() > 0 or earlier is not None,
             on_alarm_frame=keep,
+            on_missed_frame=keep.missed,
         )
         tell.begin(plans, clock, consumer.snapshot)
         async with _gauging(folder, engine, scenario, clock):

@@ -205,7 +205,7 @@ async def explained(tmp_path: Path) -> Path:
             server.script += [Answer(reply), Answer(HOSTILE)]
         asked = loaded(
             tmp_path,
-            camera("north", interval="400ms", fires=[{"id": "f", "onset": "790ms"}]),
+            camera("north", interval="400ms", fires=[{"id": "f", "onset": "390ms"}]),
             engine={
                 "name": "ollama",
                 "url": server.url,
@@ -270,6 +270,17 @@ async def test_it_is_dark_where_the_reader_s_system_is_and_can_be_switched(
         assert await told.page.inner_text("#theme") == "theme: light"
         assert told.said == []
     assert light == switched != dark
+
+
+async def test_the_first_frame_in_which_a_fire_was_missed_is_shown(explained: Path) -> None:
+    log = load_run(explained.parent)
+    found = gallery(explained.parent, log, footage(log)).pictures
+    # the fire begins with frame 1, which the model called clear; it saw smoke from frame 2 on
+    assert [(p.kind, p.caption.split(",")[0]) for p in found] == [
+        ("true", "frame 2 at 0:01"),
+        ("missed", "frame 1 at 0:00"),
+    ]
+    assert found[0].explanation == HOSTILE
 
 
 async def test_a_script_that_a_model_sends_stays_text(chromium: Browser, explained: Path) -> None:

@@ -311,8 +311,9 @@ def _terms(score: Score) -> tuple[Term, ...]:
             None,
             "the truth has no boxes"
             if boxes is None
-            else f"precision × recall of boxes at IoU ≥ 0.4: {boxes.matched:,} of {boxes.predicted:,} "
-            f"predicted match, {boxes.n:,} frames with boxes",
+            else "precision × recall of boxes at IoU ≥ 0.4: "
+            f"{boxes.matched:,} of {boxes.predicted:,} predicted match, "
+            f"{boxes.n:,} frames with boxes",
             replace(terms, localization=1.0),
         ),
         (
