@@ -565,6 +565,12 @@ def test_another_prompt_and_engine_are_allowed_but_stated() -> None:
     )
 
 
+def test_a_strangers_settings_cannot_command_the_terminal() -> None:
+    other = told(PLAIN, engine={"name": "\x1b[2Jgone\r" + "x" * 100, "model": "spec-gpu"})
+    ((_, _, said),) = against(PLAIN, other).stated
+    assert said == "\ufffd[2Jgone\ufffd" + "x" * 50 + "…"
+
+
 # --- thresholds ----------------------------------------------------------------------------------
 
 

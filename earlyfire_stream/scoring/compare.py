@@ -200,12 +200,13 @@ def _unpaired(name: str, first: Side, other: Side) -> str:
     if len(texts) == 1:
         return (
             f"{name}: the same scenario file, played with another duration or other cameras "
-            f"(digest {b.get('digest')}, not {a.get('digest')})"
+            f"(digest {_legible(str(b.get('digest')))}, not {_legible(str(a.get('digest')))})"
         )
-    return (
-        f"{name}: another scenario ({b.get('scenario')}, digest {b.get('digest')}; not "
-        f"{a.get('scenario')}, digest {a.get('digest')})"
+    ours, theirs = (
+        _legible(f"{run.get('scenario')} seed {run.get('seed')} digest {run.get('digest')}")
+        for run in (a, b)
     )
+    return f"{name}: another scenario ({theirs}; not {ours})"
 
 
 def _by_digest(side: Side) -> dict[str, RunLog]:
@@ -267,8 +268,13 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict):
             yield from _flat(value, f"{place}.")
         elif value is not None:
-            text = value if isinstance(value, str) else orjson.dumps(value).decode()
-            yield place, text if len(text) <= 60 else f"{text[:59]}…"
+            yield place, _legible(value if isinstance(value, str) else orjson.dumps(value).decode())
+
+
+def _legible(text: str) -> str:
+    """A run folder may be a stranger's: no control characters, and not for ever."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 # --- a side, taken apart by fire -----------------------------------------------------------------
