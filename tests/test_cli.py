@@ -105,7 +105,7 @@ def test_score_with_thresholds_adds_the_operating_curve(nursery: Nursery, finish
 
     code, command = nursery.run("score", finished, "--alarm", "2of3", cwd=finished)
     assert code == 0, command.err
-    assert re.search(r"smoke from +alarm +views found", command.out)
+    assert re.search(r"from +alarm +recall +TTFD median +false/day +D +F", command.out)
     assert re.search(r"as run +1of1 .*\n0.1 +2of3 ", command.out)
 
 

@@ -16,17 +16,18 @@ CHOSEN = "as run"
 
 def operating_table(points: Sequence[OperatingPoint]) -> Table:
     """Shares and rates each with their 95 % interval, over the sample that the caption tells."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.caption_justify = "left"
-    table.add_column("smoke from")
-    table.add_column("alarm")
-    for title in ("views found", "recall", "TTFD median", "false/day", "D", "F"):
+    table.add_column("from", no_wrap=True)
+    table.add_column("alarm", no_wrap=True)
+    for title in ("recall", "TTFD median", "false/day"):
+        table.add_column(title, justify="right", overflow="fold")
+    for title in ("D", "F"):
         table.add_column(title, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
             CHOSEN if point.threshold is None else f"{point.threshold:g}",
             point.alarm,
-            f"{point.detected} of {point.views}",
             _between(point.recall, point.recall_interval, 2),
             "n/a" if point.median_ttfd_s is None else duration(point.median_ttfd_s),
             _between(point.per_camera_day, point.per_camera_day_interval, 1),
@@ -42,12 +43,17 @@ def operating_table(points: Sequence[OperatingPoint]) -> Table:
 def _between(value: float | None, interval: tuple[float, float] | None, digits: int) -> str:
     if value is None or interval is None:
         return number(value, digits)
+    if interval[1] >= 100:
+        digits = 0
     low, high = (number(end, digits) for end in interval)
     return f"{number(value, digits)} ({low}–{high})"
 
 
 def _caption(own: OperatingPoint) -> str:
-    said = f"{own.camera_hours:,.3g} camera-hours without smoke; {own.verdicts:,} verdicts"
+    said = (
+        f"smoke from that confidence on; {own.views:,} views, {own.camera_hours:,.3g} camera-hours "
+        f"without smoke, {own.verdicts:,} verdicts"
+    )
     if own.without_confidence:
         said += (
             f", {own.without_confidence:,} of them without a confidence, which no threshold moves"
