@@ -397,7 +397,7 @@ def compare_command(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN…",
+            metavar="RUN",
             help="Run folders; several of one setting over seeds as one, comma between: A1,A2.",
         ),
     ],
