@@ -710,5 +710,11 @@
     requestAnimationFrame(draw);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("beforeprint", () => { for (const entry of lanes) if (entry.node.classList.contains("open") || lanes.length <= 40) drawLane(entry); });
+  // Paper has other colours and shows what was never scrolled to.
+  const print = () => {
+    draw();
+    for (const entry of lanes) if (!entry.near && (entry.node.classList.contains("open") || lanes.length <= 200)) drawLane(entry);
+  };
+  addEventListener("beforeprint", print);
+  matchMedia("print").addEventListener("change", print);
 })();
