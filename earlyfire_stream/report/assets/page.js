@@ -109,7 +109,9 @@
   }
   const line = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
   const highest = (values, least) => Math.max(least, ...values.filter((v) => v !== null)) * 1.06;
-  const time = () => ({ low: begin, high: end, text: clock, timed: true, label: "scenario time" });
+  const brief = end - begin < 10;  // clocks would tell the same second twice
+  const moment = (v) => brief ? `${short(v)} s` : clock(v);
+  const time = () => ({ low: begin, high: end, text: moment, timed: true, label: "scenario time" });
   function column(p, i, count) {
     const w = (p.right - p.left) / count;
     return [p.left + i * w, w];
@@ -531,7 +533,7 @@
     for (const t of steps(from, to, width < 480 ? 3 : 8, true)) {
       const x = X(t);
       pen.fillRect(x, floor, 1, 4);
-      if (x > 14 && x < width - 14) pen.fillText(clock(t), x, height - 3);
+      if (x > 14 && x < width - 14) pen.fillText(to - from < 10 ? `${short(t)} s` : clock(t), x, height - 3);
     }
   }
   function describe(entry, fx) {
