@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +24,7 @@ import orjson
 
 from earlyfire_stream.alarms import AlarmPolicyState, Polygon, heed, observe
 from earlyfire_stream.clock import Clock
-from earlyfire_stream.contract import prompt, read_reply
+from earlyfire_stream.contract import Parsed, prompt, read_reply
 from earlyfire_stream.engines.base import Engine, Reply, Request, Traits
 from earlyfire_stream.errors import EngineError, EngineOverloaded, EngineTimeout, UsageError
 from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
@@ -37,14 +37,16 @@ from earlyfire_stream.records import (
     CameraPlan,
     Explanation,
     FrameRecord,
+    SecondLook,
     Snapshot,
 )
 from earlyfire_stream.sampling import CameraSampling, ChangeDetector, Load, wants
 from earlyfire_stream.scenario.models import Scenario
+from earlyfire_stream.second_look import Window, inside, outside, settle, window
 from earlyfire_stream.sources.base import Label
-from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit_clip
+from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit, fit_clip
 from earlyfire_stream.transport.base import Arrival, Inlet
-from earlyfire_stream.verdict import AlarmKind, Fate, Reason, Verdict, burns
+from earlyfire_stream.verdict import AlarmKind, Box, Fate, Reason, Truth, Verdict, burns
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,38 @@ class _Sent:
     context: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A second look: its record, its request, and the reply if one came."""
+
+    look: SecondLook
+    request: Request
+    reply: Reply | None = None
+
+    def added_to(self, answer: Answer) -> Answer:
+        """The answer to the frame with what this look cost and said."""
+        look, reply = self.look, self.reply
+        settled = look.first if look.verdict is None else settle(look.first, look.verdict)
+        spent = look.visual_tokens if reply is None else reply.visual_tokens
+        decided_ns = look.answered_ns
+        if reply is not None and look.verdict is not None:
+            decided_ns = reply.decided_ns
+        return replace(
+            answer,
+            decided_ns=max(answer.decided_ns, decided_ns),
+            answered_ns=max(answer.answered_ns, look.answered_ns),
+            visual_tokens=answer.visual_tokens + spent,
+            prompt_tokens=_both(answer.prompt_tokens, reply.prompt_tokens if reply else None),
+            output_tokens=_both(answer.output_tokens, reply.output_tokens if reply else None),
+            verdict=settled,
+            second=replace(look, visual_tokens=spent),
+        )
+
+
+def _both(first: int | None, second: int | None) -> int | None:
+    return first if second is None else (first or 0) + second
+
+
 def check(scenario: Scenario, traits: Traits) -> None:
     """UsageError if that engine, once entered, cannot do what the scenario asks of it."""
     prompt(scenario.engine.prompt, traits.coord_space)
@@ -121,6 +155,11 @@ def check(scenario: Scenario, traits: Traits) -> None:
         raise UsageError(
             f"engine {traits.name} takes single pictures only: sampling.clip must be 1, "
             "or take --engine hf"
+        )
+    if scenario.sampling.second_look and not traits.crops:
+        raise UsageError(
+            f"engine {traits.name} cannot look at a part of a frame: sampling.second_look must be "
+            "false, or take another engine"
         )
 
 
@@ -697,15 +736,102 @@ class Consumer:
         self._learned.observe(count, busy_s, crowd, self.limit)
         if self._knee is not None:
             self._knee.answered(self._now_s(), full=full and self._is_full())
-        verdict = self._judge(waiting, reply, sent, request.identity)
+        parsed = self._read(waiting, reply, sent.size)
+        again = await self._look_again(waiting, request, parsed.verdict)
+        verdict = self._judge(waiting, reply, parsed, sent, request.identity, again)
         wanted = self._scenario.engine.explain
         if wanted == "never" or verdict is None or reply.verdict is not None:
             return None
         if wanted == "positives" and not verdict.has_smoke:
             return None
-        return replace(
-            request, user=self._prompt.explain(width, height, reply.text[:TEXT_KEPT]), schema=None
+        # reasons are asked for where the verdict was settled
+        if again is not None and again.look.verdict is not None:
+            request, said, size = again.request, again.look.text, again.look.sent_size
+        else:
+            said, size = reply.text[:TEXT_KEPT], sent.size
+        return replace(request, user=self._prompt.explain(*size, said), schema=None)
+
+    async def _look_again(
+        self, waiting: Waiting, request: Request, verdict: Verdict | None
+    ) -> _Again | None:
+        """Send a crop around the box of a positive, where that is wanted; None where it is not.
+
+        It is bound by the frame's deadline and by the budget, and never fails: then its record says
+        why there is no second verdict.
+        """
+        if not self._scenario.sampling.second_look or verdict is None:
+            return None
+        if not verdict.has_smoke or verdict.box is None:
+            return None
+        size = (waiting.frame.width, waiting.frame.height)
+        part = window(verdict.box, size)
+        if part is None:
+            return None
+        left, top, right, bottom = part
+        try:
+            width, height, count = fit(
+                right - left, bottom - top, self._min_tokens, self._max_tokens
+            )
+        except ValueError:
+            return None  # a strip that no engine takes
+        look = SecondLook(
+            crop=outside(Box(0.5, 0.5, 1.0, 1.0), part, size),
+            sent_size=(width, height),
+            started_ns=self._clock.wall_ns(),
+            answered_ns=self._clock.wall_ns(),
+            visual_tokens=0,
+            first=verdict,
         )
+        again = _Again(look, request)
+        while (pause_s := self._budget.wait_s(count, self._now_s())) > 0:
+            if self._clock.wall_ns() + round(pause_s * 1e9) >= request.deadline_ns:
+                return self._given_up(again, "over_budget: no tokens before the deadline")
+            await asyncio.sleep(pause_s)
+        # Before decoding, which takes a while: another worker must find the budget as it is.
+        self._budget.spend(count, self._now_s())
+        image = None
+        if self._engine.traits.needs_pixels:
+            image = await self._in_thread(_Crop(part), waiting.frame.jpeg, width, height)
+            if image is None:
+                self._budget.refund(count, self._now_s())
+                return self._given_up(again, "undecodable: the picture is not sound")
+        self.tokens_spent += count
+        started_ns = self._clock.wall_ns()
+        again = _Again(
+            replace(look, started_ns=started_ns, visual_tokens=count),
+            replace(
+                request,
+                image=image,
+                visual_tokens=count,
+                user=self._prompt.user(width, height),
+                clip=(),
+                truth=_truth_inside(request.truth, part, size),
+                crop=True,
+            ),
+        )
+        try:
+            reply = await self._ask(again.request, started_ns)
+        except EngineError as why:
+            return self._given_up(again, _utf8(f"{why.kind}: {why}"[:300]))
+        parsed = self._read(waiting, reply, (width, height), (right - left, bottom - top))
+        told, error = parsed.verdict, ""
+        if told is None:
+            assert parsed.bad is not None
+            error = _utf8(f"{parsed.bad.reason.value}: {parsed.bad.detail}"[:300])
+        elif told.box is not None:
+            told = replace(told, box=outside(told.box, part, size))
+        look = replace(
+            again.look,
+            answered_ns=reply.answered_ns,
+            verdict=told,
+            text=_utf8(reply.text[:TEXT_KEPT]),
+            error=error,
+        )
+        return _Again(look, again.request, reply)
+
+    def _given_up(self, again: _Again, why: str) -> _Again:
+        look = replace(again.look, answered_ns=self._clock.wall_ns(), error=why)
+        return _Again(look, again.request)
 
     def _is_full(self) -> bool:
         return self._asking >= self.limit and len(self._mailbox) > 0
@@ -771,20 +897,39 @@ class Consumer:
             key=key,
         )
 
-    def _judge(self, waiting: Waiting, reply: Reply, sent: _Sent, key: str) -> Verdict | None:
-        frame = waiting.frame
-        verdict, bad, box_error = reply.verdict, None, ""
-        if verdict is None:
-            parsed = read_reply(
-                reply.text,
-                reply.finish,
-                self._prompt.space,
-                self._engine.traits.resize_mode,
-                (frame.width, frame.height),
-                sent.size,
-                reply.confidence,
-            )
-            verdict, bad, box_error = parsed.verdict, parsed.bad, parsed.box_error
+    def _read(
+        self,
+        waiting: Waiting,
+        reply: Reply,
+        sent_size: tuple[int, int],
+        original: tuple[int, int] | None = None,
+    ) -> Parsed:
+        """`original` is the size of what was sent before it was resized: the frame's, or a crop's.
+
+        An engine's own verdict needs no reading.
+        """
+        if reply.verdict is not None:
+            return Parsed(reply.verdict)
+        return read_reply(
+            reply.text,
+            reply.finish,
+            self._prompt.space,
+            self._engine.traits.resize_mode,
+            original or (waiting.frame.width, waiting.frame.height),
+            sent_size,
+            reply.confidence,
+        )
+
+    def _judge(
+        self,
+        waiting: Waiting,
+        reply: Reply,
+        parsed: Parsed,
+        sent: _Sent,
+        key: str,
+        again: _Again | None,
+    ) -> Verdict | None:
+        verdict, bad = parsed.verdict, parsed.bad
         answer = Answer(
             started_ns=sent.started_ns,
             decided_ns=reply.decided_ns,
@@ -796,10 +941,13 @@ class Consumer:
             finish=reply.finish,
             text=_utf8(reply.text[:TEXT_KEPT]),
             verdict=verdict,
-            box_error=box_error,
+            box_error=parsed.box_error,
             server=reply.server,
             context=sent.context,
         )
+        if again is not None and verdict is not None:
+            answer = again.added_to(answer)
+            verdict = answer.verdict
         if verdict is None:
             assert bad is not None
             fate, reason, detail = Fate.BAD_JSON, bad.reason, bad.detail
@@ -966,6 +1114,36 @@ def _decode(jpeg: bytes, width: int, height: int) -> npt.NDArray[np.uint8] | Non
     shrink = image.shape[1] / width
     how = cv2.INTER_AREA if shrink >= 2 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crop:
+    """Decodes a part of a picture, resized to the size that is asked for; see `_decode`."""
+
+    part: Window
+
+    def __call__(self, jpeg: bytes, width: int, height: int) -> npt.NDArray[np.uint8] | None:
+        how_read = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), how_read)
+        if image is None:
+            return None
+        left, top, right, bottom = self.part
+        cut = image[top:bottom, left:right]
+        if not cut.size:
+            return None  # the header spoke of a larger picture
+        how = cv2.INTER_AREA if cut.shape[1] >= 2 * width else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(cut, (width, height), interpolation=how), np.uint8)
+
+
+def _truth_inside(truth: Iterable[Truth], part: Window, size: tuple[int, int]) -> tuple[Truth, ...]:
+    """What of the truth is to be seen in a crop; for the `simulated` engine alone."""
+    seen = []
+    for one in truth:
+        if one.box is None:
+            seen.append(one)
+        elif (box := inside(one.box, part, size)) is not None:
+            seen.append(replace(one, box=box))
+    return tuple(seen)
 
 
 def _change(detector: ChangeDetector, frame: Frame) -> float:

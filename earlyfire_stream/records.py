@@ -25,6 +25,7 @@ __all__ = [
     "Log",
     "Observer",
     "RunLog",
+    "SecondLook",
     "Shot",
     "ShotTable",
     "Snapshot",
@@ -102,8 +103,33 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondLook:
+    """A crop around a suspected box, sent again before the verdict was settled."""
+
+    crop: Box
+    """The part of the frame that was sent."""
+    sent_size: tuple[int, int]
+    """(width, height) of the crop as the engine got it, pixels."""
+    started_ns: int
+    answered_ns: int
+    visual_tokens: int
+    """Of this request; 0 if it was never made. The answer's own count has them too."""
+    first: Verdict
+    """What the first look said."""
+    verdict: Verdict | None = None
+    """What this one said, its box in the frame; None if it failed, and then `first` stands."""
+    text: str = ""
+    error: str = ""
+    """Why there is no verdict."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request cost and brought. Durations of the server's own timing in wall seconds."""
+    """What a request cost and brought. Durations of the server's own timing in wall seconds.
+
+    With a second look `verdict` and its instants are the settled ones and the tokens are those of
+    both requests; `text`, `finish`, `sent_size` and `server` are the first one's.
+    """
 
     started_ns: int
     decided_ns: int
@@ -124,6 +150,8 @@ class Answer:
     """The engine's own timing split, such as load_s, prompt_s, generate_s."""
     context: tuple[int, ...] = ()
     """The older frames of the clip that was sent, oldest first; empty for a single picture."""
+    second: SecondLook | None = None
+    """None where no crop was sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -710,6 +738,8 @@ class FrameTable(Table[FrameRecord]):
         self._words: _Kept[str] = _Kept("")
         self._lists: _Kept[tuple[Any, ...]] = _Kept(())
         self._timings = array("d")
+        self._seconds: dict[int, SecondLook] = {}
+        """Second looks by their answer's place: most answers have none."""
 
     @classmethod
     def of(cls, frames: Sequence[FrameRecord]) -> FrameTable:
@@ -773,6 +803,8 @@ class FrameTable(Table[FrameRecord]):
                 confidence = sure
             if mended:
                 repairs = self._lists.place(tuple(mended))
+        if (again := v["second"]) is not None:
+            self._seconds[len(self._answers)] = _second_look(again)
         width, height = size
         words = text.encode()
         timings = len(self._timings)
@@ -863,6 +895,7 @@ class FrameTable(Table[FrameRecord]):
             box_error=self._words.values[box_error],
             server=dict(zip(names, self._timings[begin : begin + len(names)], strict=True)),
             context=self._lists.values[context],
+            second=self._seconds.get(place),
         )
 
 
@@ -1099,6 +1132,29 @@ def _take_other(kind: object, value: Any, others: _Others) -> None:
 
 def _box(value: Mapping[str, float] | None) -> Box | None:
     return None if value is None else Box(**value)
+
+
+def _second_look(v: dict[str, Any]) -> SecondLook:
+    first = _verdict(v["first"])
+    if first is None:
+        raise ValueError("a second look without a first one")
+    width, height = v["sent_size"]
+    parts = {
+        "crop": Box(**v["crop"]),
+        "sent_size": (int(width), int(height)),
+        "first": first,
+        "verdict": _verdict(v["verdict"]),
+    }
+    return SecondLook(**{**v, **parts})
+
+
+def _verdict(v: dict[str, Any] | None) -> Verdict | None:
+    if v is None:
+        return None
+    told = _whole(v, Verdict)
+    return Verdict(
+        bool(told["has_smoke"]), _box(told["box"]), told["confidence"], tuple(told["repairs"])
+    )
 
 
 def _alarm(v: dict[str, Any]) -> AlarmRecord:

@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "gaps": 2,
     "contract": 2,
     "alarms": 2,
+    "second_look": 2,
     "scoring": 2,
     "sources": 3,
     "reel": 3,
@@ -57,7 +58,17 @@ SIBLINGS: set[tuple[str, str]] = {
     ("engines", "worker"),  # doctor tells the memory that the worker asks for
 }
 
-PURE = {"tokens", "sampling", "mailbox", "knee", "gaps", "contract", "alarms", "scoring"}
+PURE = {
+    "tokens",
+    "sampling",
+    "mailbox",
+    "knee",
+    "gaps",
+    "contract",
+    "alarms",
+    "second_look",
+    "scoring",
+}
 IMPURE_MODULES = {"asyncio", "logging", "time", "socket", "threading", "subprocess", "random"}
 
 

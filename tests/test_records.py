@@ -30,6 +30,7 @@ from earlyfire_stream.records import (
     FrameTable,
     Log,
     RunLog,
+    SecondLook,
     Shot,
     load,
     write_json,
@@ -64,6 +65,17 @@ ANSWER = Answer(
     box_error="none",
     server={"load_s": 0.5},
     context=(1, 2),
+    second=SecondLook(
+        crop=BOX,
+        sent_size=(812, 364),
+        started_ns=2,
+        answered_ns=3,
+        visual_tokens=377,
+        first=Verdict(True, BOX, 0.5, ("comma",)),
+        verdict=Verdict(False, None, 0.25),
+        text="no",
+        error="none",
+    ),
 )
 FRAME = FrameRecord(
     camera="north",

@@ -47,6 +47,8 @@ class Request:
     truth: tuple[Truth, ...] = ()
     """For the `simulated` engine alone; empty for every other."""
     smoke: bool | None = None
+    crop: bool = False
+    """It shows a part of the frame only: a second look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Traits:
     """Wall seconds that loading took on entering, kept apart from every latency; None: unknown."""
     clips: bool = False
     """Takes several frames of one camera as one clip."""
+    crops: bool = True
+    """Can be shown a part of a frame by itself (a second look)."""
     needs_identity: bool = False
     """Answers by `identity`: frames must be the real ones even where no pixels are looked at."""
     virtual_ok: bool = False

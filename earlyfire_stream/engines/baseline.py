@@ -83,6 +83,7 @@ class BaselineEngine:
             coord_space=CoordSpace.UNIT,
             max_concurrency=threads,
             default_concurrency=threads,
+            crops=False,  # it compares a camera's looks, which must all show the same view
         )
 
     async def __aenter__(self) -> Self:

@@ -275,6 +275,7 @@ def _traits(folder: Path, run: Mapping[str, Any]) -> Traits:
             name="recorded",
             model=f"{name}/{model}",
             needs_pixels=False,
+            crops=False,  # only whole frames were recorded
             needs_identity=True,
             virtual_ok=True,
         )

@@ -14,6 +14,9 @@ draw n per look, a look is positive where
 so that over many fires exactly a share p(s) is seen, while looking again at the same size helps
 only as far as c is below 1.
 
+A second look at a crop draws its look and its jitter anew, at the greater size that the smoke has
+there; what passed for smoke at the first look passes at the second as well.
+
 False alarms come in spells: with `false_alarms_per_hour` spells of `false_alarm_s` scenario seconds
 a camera shows something that looks like smoke, always at the same place.
 
@@ -305,13 +308,18 @@ def _count_tokens(text: str) -> int:
     return len(_TOKENS.findall(text)) + 1
 
 
+def _which(draw: str, request: Request) -> str:
+    return f"{draw} again" if request.crop else draw
+
+
 DECIDING_TOKENS = 6
 """`{` `"` `has_smoke` `"` `:` `true`"""
 
 
 def say(profile: Profile, seed: int, request: Request) -> _Said:
     """The reply to a request."""
-    look, kind, slow, fault, boxed, sure, *_ = _draws(seed, request.camera, request.seq, "look")
+    which = _which("look", request)
+    look, kind, slow, fault, boxed, sure, *_ = _draws(seed, request.camera, request.seq, which)
     has_smoke, box, confidence = _see(profile, seed, request, NORMAL.inv_cdf(look), sure)
     if has_smoke and box is not None and boxed >= profile.boxed:
         box = None
@@ -388,7 +396,7 @@ def _jittered(box: Box | None, profile: Profile, seed: int, request: Request) ->
         return box
     x, y, w, h = (
         profile.box_jitter * NORMAL.inv_cdf(u)
-        for u in _draws(seed, request.camera, request.seq, "box")[:4]
+        for u in _draws(seed, request.camera, request.seq, _which("box", request))[:4]
     )
     x1, y1, x2, y2 = box.corners
     width, height = x2 - x1, y2 - y1

@@ -563,6 +563,9 @@ class Sampling(Model):
     clip: Annotated[int, Field(ge=1, le=16)] = 1
     """Frames of one camera in one look: the newest and those received just before it, as one clip
     under one token budget. Only for engines that take clips (`hf`)."""
+    second_look: bool = False
+    """Send a crop around the box of a positive once more before the verdict counts; it confirms or
+    withdraws the smoke and refines the box. Costs a second request for every positive."""
     slowest: Duration = 60.0
     """Under load no camera waits longer than this, whatever the budget says."""
     hold: Duration = 15.0
