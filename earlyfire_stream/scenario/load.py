@@ -825,6 +825,7 @@ def schema() -> dict[str, Any]:
         "$id": SCHEMA_ID,
         **Scenario.model_json_schema(),
         "title": "earlyfire-stream scenario",
+        "anyOf": [{"required": ["cameras"]}, {"required": ["datasets"]}],
     }
 
 
