@@ -97,13 +97,13 @@ def _figures(against: Against, wide: bool, several: bool) -> Table:
     if wide:
         table.add_column("n", justify="right", no_wrap=True)
     for figure in against.figures:
-        title, between = Text(figure.title), _interval(figure)
+        name, between = Text(figure.title), _interval(figure)
         change = Text(_signed(figure, figure.difference), style=_style(figure))
         if not wide:
-            title.append(f"\n  {_n(figure)}", "dim")
+            name.append(f"\n  {_n(figure)}", "dim")
             change.append(f"\n{between}", "default")
         table.add_row(
-            title,
+            name,
             _value(figure, figure.first),
             _value(figure, figure.other),
             change,

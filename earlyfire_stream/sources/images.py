@@ -241,6 +241,7 @@ def _under(base: Path, path: str) -> Path:
 
 # --- clocks --------------------------------------------------------------------------------------
 
+
 def _epoch_of(file: Path) -> float:
     epoch = epoch_of(file.name)
     if epoch is None:
