@@ -120,7 +120,7 @@ async def play(
     engine = create(scenario.engine, clock, scenario.seed, base=loaded.base)
     if clock.virtual and not engine.traits.virtual_ok:
         raise UsageError(
-            f"engine {scenario.engine.name} cannot run in virtual time; use --engine simulated, "
+            f"engine {scenario.engine.name} cannot run in virtual time; use baseline or simulated, "
             "or --clock wall"
         )
     tell = _Tell(observers)
@@ -245,7 +245,7 @@ async def play_consumer(
                 cameras = _in_shards(expand(scenario), options.shards)
                 film = _film(loaded)
                 film = replace(film, cameras=_in_shards(film.cameras, options.shards))
-                sources = await asyncio.to_thread(film.open)
+                sources = await asyncio.to_thread(_opened, film)
                 stack.callback(close, sources)
                 times = {name: Times.of(source) for name, source in sources.items()}
                 phases = film.phases(times)
@@ -374,6 +374,14 @@ def _needs_pixels(scenario: Scenario, engine: Engine | None) -> bool:
     if engine.traits.needs_pixels or engine.traits.needs_identity:
         return True
     return scenario.sampling.policy == "adaptive"
+
+
+def _opened(film: Film) -> Mapping[str, Source]:
+    """Its sources, with what they make at the first look at them made: off the event loop."""
+    sources = film.open()
+    for source in sources.values():
+        source.label(0.0)
+    return sources
 
 
 def _film(loaded: Loaded) -> Film:

@@ -217,7 +217,7 @@ def test_an_unknown_scenario_is_answered_with_the_nearest(nursery: Nursery, tmp_
         (("--broker", "localhost"), "has no scheme; write mqtt[s]://"),
         (("--broker", "mqtt://u:secret@h"), "a password in the address ends up in logs"),
         (("--clock", "virtual", "--broker", "mqtt://h"), "a virtual clock needs the memory"),
-        (("--clock", "virtual", "--engine", "baseline"), "cannot run in virtual time"),
+        (("--clock", "virtual", "--engine", "ollama"), "cannot run in virtual time"),
         (("--out", "tiny.yaml/runs"), "is no folder; choose another place with --out"),
         (("--password-file", "none", "--broker", "mqtt://u@h"), "--password-file none cannot be"),
     ],

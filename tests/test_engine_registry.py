@@ -58,9 +58,9 @@ async def test_every_listed_engine_can_be_created_and_carries_its_name() -> None
         assert 1 <= engine.traits.default_concurrency <= engine.traits.max_concurrency
 
 
-async def test_only_the_simulated_engine_may_run_in_virtual_time_or_see_the_truth() -> None:
+async def test_engines_without_a_server_may_run_in_virtual_time_and_one_sees_the_truth() -> None:
     traits = [engines.create(models.Engine(name=n), Clock()).traits for n in nameable()]
-    assert [t.name for t in traits if t.virtual_ok] == ["simulated"]
+    assert [t.name for t in traits if t.virtual_ok] == ["baseline", "simulated"]
     assert [t.name for t in traits if t.needs_truth] == ["simulated"]
 
 

@@ -14,7 +14,14 @@ from earlyfire_stream.scenario.catalogue import TEMPLATES, find, init, listed
 from earlyfire_stream.scenario.fleet import expand
 from earlyfire_stream.scenario.load import load, loads, schema
 
-NAMES = ["calm", "demo", "overload", "smoke-test", "sweep"]
+BENCH = [
+    "bench-calibration",
+    "bench-early",
+    "bench-explainability",
+    "bench-localization",
+    "bench-robustness",
+]
+NAMES = [*BENCH, "calm", "demo", "overload", "smoke-test", "sweep"]
 
 
 def valid(data: Any) -> bool:
@@ -25,6 +32,11 @@ def valid(data: Any) -> bool:
 def test_the_shipped_scenarios_are_listed_with_what_is_in_them() -> None:
     entries = {e.name: (e.cameras, e.fires, e.duration_s) for e in listed()}
     assert entries == {
+        "bench-calibration": (10, 0, 60.0),
+        "bench-early": (6, 4, 360.0),
+        "bench-explainability": (3, 2, 120.0),
+        "bench-localization": (7, 6, 180.0),
+        "bench-robustness": (4, 3, 150.0),
         "calm": (12, 0, 120.0),
         "demo": (8, 3, 90.0),
         "overload": (200, 3, 60.0),
@@ -67,7 +79,9 @@ def test_a_scenario_is_found_by_name_and_by_path(tmp_path: Path) -> None:
 def test_an_unknown_scenario_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match=r"^dmo: there is no such scenario \(did you mean demo\?"):
         find("dmo")
-    with pytest.raises(UsageError, match=r"shipped are calm, demo, overload, smoke-test, sweep"):
+    with pytest.raises(
+        UsageError, match=r"shipped are bench-.*, calm, demo, overload, smoke-test, sweep"
+    ):
         find("xyzzy")
     with pytest.raises(UsageError, match=r"^x/y.yaml: there is no such scenario file$"):
         find("x/y.yaml")

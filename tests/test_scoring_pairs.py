@@ -34,7 +34,10 @@ def test_each_frame_is_held_against_itself() -> None:
         only_first_right=1,
         only_second_right=3,
         slower_s=0.0,
+        both_right=2,
+        neither_right=0,
     )
+    assert found.known == 6
 
 
 def test_frames_that_one_run_did_not_ask_about_are_left_out() -> None:
@@ -48,6 +51,12 @@ def test_frames_with_other_pictures_are_left_out() -> None:
     second = log("FFTT")
     shots = [replace(shot, identity="another") for shot in second.shots[:2]]
     assert pairs(log("TTTT"), replace(second, shots=[*shots, *second.shots[2:]])).n == 2
+
+
+def test_a_perturbed_twin_keeps_its_frames_although_its_pictures_differ() -> None:
+    second = log("FFTT")
+    shots = [replace(shot, identity="shaken") for shot in second.shots]
+    assert pairs(log("TTTT"), replace(second, shots=shots), same_pictures=False).n == 4
 
 
 def test_the_time_between_request_and_answer_is_compared_by_its_median() -> None:

@@ -9,6 +9,9 @@ A detector remembers nine looks, about 6 MB. At most `cameras` of them are kept;
 one that looked longest ago is forgotten and has to warm up again, which is logged: a larger fleet
 needs a larger `cameras` (and 6 MB each) or several consumers with `--shard`.
 
+In virtual time there are no threads: a look runs at once, and then as much virtual time passes as
+it took in truth, so that its latency is a measured one.
+
 It takes no visual tokens; the request's count is reported all the same, so that sampling policies
 compare with those of language models.
 """
@@ -19,6 +22,7 @@ import asyncio
 import logging
 import math
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -83,11 +87,13 @@ class BaselineEngine:
             coord_space=CoordSpace.UNIT,
             max_concurrency=threads,
             default_concurrency=threads,
+            virtual_ok=True,
             crops=False,  # it compares a camera's looks, which must all show the same view
         )
 
     async def __aenter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="baseline")
+        if not self._clock.virtual:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="baseline")
         return self
 
     async def __aexit__(
@@ -142,7 +148,6 @@ class BaselineEngine:
 
     async def _look(self, watch: _Watch, request: Request) -> Look:
         """Run one look in the pool. Holds the camera's turn."""
-        assert self._pool is not None, "enter the engine first"
         if watch.busy is not None and not watch.busy.done():
             # its caller went away, the thread did not
             await asyncio.wait([watch.busy])
@@ -152,6 +157,12 @@ class BaselineEngine:
                 f"of {watch.seen_at:g} s; looks must come in order of capture"
             )
         watch.seen_at = request.captured_at
+        if self._clock.virtual:
+            began_s = time.perf_counter()
+            look = _judge(watch.detector, request)
+            await asyncio.sleep(time.perf_counter() - began_s)
+            return look
+        assert self._pool is not None, "enter the engine first"
         loop = asyncio.get_running_loop()
         watch.busy = loop.run_in_executor(self._pool, _judge, watch.detector, request)
         watch.busy.add_done_callback(_retrieve)

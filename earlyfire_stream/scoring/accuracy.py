@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "Confusion",
     "Localization",
+    "average_precision",
     "confusion",
     "frame_score_v1",
     "judged_sequences",
@@ -270,8 +271,8 @@ def localization(footages: Iterable[Footage]) -> Localization | None:
         matched=sum(iou >= IOU_MATCH for iou, _ in overlaps),
         predicted=len(overlaps),
         n=n,
-        ap40=_average_precision(overlaps, n, 0.4) if ranked and n else None,
-        ap50=_average_precision(overlaps, n, 0.5) if ranked and n else None,
+        ap40=average_precision(overlaps, n, 0.4) if ranked and n else None,
+        ap50=average_precision(overlaps, n, 0.5) if ranked and n else None,
     )
 
 
@@ -280,7 +281,7 @@ def best_iou(predicted: Box, truth: Iterable[Box]) -> float:
     return max((predicted.iou(box) for box in truth), default=0.0)
 
 
-def _average_precision(
+def average_precision(
     overlaps: Sequence[tuple[float, float | None]], n: int, threshold: float
 ) -> float:
     """Area under the precision envelope over recall, all points.

@@ -35,6 +35,14 @@ class Pairs:
     """Of frames whose truth is known, no verdict counting as wrong."""
     slower_s: float | None
     """Median of (second - first) time from request to answer, wall seconds; None without any."""
+    both_right: int = 0
+    neither_right: int = 0
+    """With the two `only_…_right` all frames whose truth is known."""
+
+    @property
+    def known(self) -> int:
+        """Frames whose truth is known."""
+        return self.both_right + self.neither_right + self.only_first_right + self.only_second_right
 
     @property
     def p_value(self) -> float:
@@ -48,11 +56,17 @@ class Pairs:
         return float(stats.binomtest(self.only_first_right, differ, 0.5).pvalue)
 
 
-def pairs(first: RunLog, second: RunLog) -> Pairs:
-    """Compare by camera and number; frames whose pictures differ are left out."""
+def pairs(first: RunLog, second: RunLog, *, same_pictures: bool = True) -> Pairs:
+    """Compare by camera and number; frames whose pictures differ are left out.
+
+    Without `same_pictures` they stay in: the same scene at the same instant, seen through something
+    that perturbs it.
+    """
     ours, theirs = _asked(first), _asked(second)
     common = [
-        (a, theirs[key]) for key, a in ours.items() if key in theirs and _same(a, theirs[key])
+        (a, theirs[key])
+        for key, a in ours.items()
+        if key in theirs and (not same_pictures or _same(a, theirs[key]))
     ]
     said = [(a.verdict, b.verdict) for a, b in common]
     read = [(a.has_smoke, b.has_smoke) for a, b in said if a is not None and b is not None]
@@ -74,6 +88,8 @@ def pairs(first: RunLog, second: RunLog) -> Pairs:
         only_first_right=right.count((True, False)),
         only_second_right=right.count((False, True)),
         slower_s=(slower[middle] + slower[~middle]) / 2 if slower else None,
+        both_right=right.count((True, True)),
+        neither_right=right.count((False, False)),
     )
 
 

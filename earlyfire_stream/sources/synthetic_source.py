@@ -6,6 +6,7 @@ __all__ = ["SyntheticCamera", "native_size"]
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 from earlyfire_stream.errors import SourceError
 from earlyfire_stream.scenario.models import Camera, SyntheticSource
@@ -36,10 +37,17 @@ class SyntheticCamera:
         self._camera = camera
         self._optics = replace(optics, quality=source.quality)
         self._size = native_size(source.size, optics)
-        seed = source.seed if source.seed is not None else seed_for(optics.seed, "scene")
-        plumes = [PlumeEvent(f.id, f.onset, f.end, f.plume) for f in camera.fires]
+        self._seed = source.seed if source.seed is not None else seed_for(optics.seed, "scene")
+
+    @cached_property
+    def _scene(self) -> SyntheticScene:
+        """Made when something is first to be seen: a landscape of 3840 x 2160 takes seconds, and
+        pictures that are on a shelf, or blank, need none."""
+        source = self._camera.source
+        assert isinstance(source, SyntheticSource)
+        plumes = [PlumeEvent(f.id, f.onset, f.end, f.plume) for f in self._camera.fires]
         width, height = self._size
-        self._scene = SyntheticScene(source.scene, plumes, width, height, seed)
+        return SyntheticScene(source.scene, plumes, width, height, self._seed)
 
     def pictures(self, times: Iterable[float]) -> Iterator[Picture | None]:
         for at in times:
@@ -48,7 +56,7 @@ class SyntheticCamera:
             yield Picture(at, jpeg, self._label(rendered.truth, at))
 
     def label(self, at: float) -> Label:
-        return self._label(self._scene.truth(at), at)
+        return self._label(self._scene.truth(at) if self._camera.fires else (), at)
 
     def close(self) -> None:
         """Nothing is held open."""
