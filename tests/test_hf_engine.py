@@ -406,7 +406,7 @@ async def test_a_missing_package_is_told_before_anything_is_started(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "torch" else find(name)
     )
-    with pytest.raises(UsageError, match=r"needs torch: pip install 'earlyfire-stream\[hf\]'"):
+    with pytest.raises(UsageError, match=r"needs torch: pip install -e '\.\[hf\]'"):
         async with engine():
             pass
     # workers elsewhere need nothing here
