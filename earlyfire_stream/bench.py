@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Result", "Variant", "bench", "comparison", "paired", "variants"]
+__all__ = [
+    "Result",
+    "Variant",
+    "bench",
+    "comparison",
+    "engine_options",
+    "paired",
+    "sampling_options",
+    "variants",
+]
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -55,15 +64,15 @@ def variants(
     chosen = []
     for engine in engines or own:
         for sampling, wording in itertools.product(samplings or own, prompts or own):
-            policy, idle = _sampling(sampling)
-            options = _engine(engine) | {"policy": policy, "idle": idle, "prompt": wording}
+            options = engine_options(engine) | sampling_options(sampling) | {"prompt": wording}
             other = with_overrides(scenario, settings, **options)
             name = " ".join(filter(None, (engine, sampling, wording))) or scenario.engine.name
             chosen.append(Variant(name, other))
     return chosen
 
 
-def _engine(text: str | None) -> dict[str, Any]:
+def engine_options(text: str | None) -> dict[str, Any]:
+    """`ollama:qwen2.5vl:7b` as overrides of a scenario."""
     if text is None:
         return {}
     name, _, which = text.partition(":")
@@ -71,12 +80,13 @@ def _engine(text: str | None) -> dict[str, Any]:
     return {"engine": name, setting: which or None}
 
 
-def _sampling(text: str | None) -> tuple[str | None, float | None]:
+def sampling_options(text: str | None) -> dict[str, Any]:
+    """`fixed:10s` as a policy and its idle interval, which is None where none is given."""
     if text is None:
-        return None, None
+        return {}
     policy, _, idle = text.partition(":")
     try:
-        return policy, parse_seconds(idle) if idle else None
+        return {"policy": policy, "idle": parse_seconds(idle) if idle else None}
     except ValueError as why:
         raise UsageError(f"--sampling {text!r}: {why}") from why
 

@@ -41,6 +41,7 @@ LAYERS: dict[str, int] = {
     "folder": 4,
     "run": 5,
     "bench": 6,
+    "blocks": 6,
     "doctor": 5,
     "cli": 7,
     "__main__": 8,
@@ -54,6 +55,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline
     ("reel", "sources"),
+    ("blocks", "bench"),  # engines and samplings are written alike in both
     ("importers", "sources"),  # a video's length is what its source says
     ("engines", "worker"),  # doctor tells the memory that the worker asks for
 }

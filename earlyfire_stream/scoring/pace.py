@@ -71,7 +71,7 @@ def pace(log: RunLog) -> Pace:
     spent += [(each.started_ns / 1e9, each.visual_tokens) for each in log.explanations]
     spent.sort()
     gaps = [
-        later - earlier
+        round(later - earlier, 6)  # instants are sums of cadences
         for times in looks.values()
         for earlier, later in zip(sorted(times), sorted(times)[1:], strict=False)
     ]
