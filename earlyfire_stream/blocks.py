@@ -584,12 +584,13 @@ def _early(engine: str, runs: Mapping[str, _Run]) -> Cell:
     )
     names = list(runs)
     chosen = [names[0], names[-1]]
-    lines = [
-        f"{name}: {_found(runs[name].score)}, "
-        f"{_number(runs[name].score.median_ttfd_s, 1, ' s')}, "
-        f"{_number(runs[name].score.tokens.visual_per_camera_hour, 0)} tokens/h"
-        for name in chosen
-    ]
+    lines: list[str] = []
+    for name in chosen:
+        found = runs[name].score
+        lines += [
+            f"{name}: {_found(found)}, {_number(found.median_ttfd_s, 1, ' s')}",
+            f"  at {_number(found.tokens.visual_per_camera_hour, 0)} tokens/h",
+        ]
     return Cell(
         "",
         engine,
@@ -932,8 +933,13 @@ def _rate(hits: int, of: int, *, told: bool = True) -> str:
 
 
 def _found(found: Score) -> str:
+    """`3 of 4 [30–95 %]`, views and Wilson's interval of their share."""
     hits = sum(view.ttfd_s is not None for view in found.fires)
-    return f"{hits} of {len(found.fires)}"
+    interval = wilson_interval(hits, len(found.fires))
+    if interval is None:
+        return "no fires"
+    low, high = interval
+    return f"{hits} of {len(found.fires)} [{100 * low:.0f}–{100 * high:.0f} %]"
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:
@@ -941,7 +947,8 @@ def _number(value: float | None, digits: int, unit: str = "") -> str:
 
 
 def _signed(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:+.{digits}f} s"
+    # adding 0 takes the sign off a zero
+    return "n/a" if value is None else f"{round(value, digits) + 0.0:+.{digits}f} s"
 
 
 def _pair(interval: tuple[float, float] | None) -> list[float] | None:

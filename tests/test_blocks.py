@@ -218,7 +218,7 @@ def test_the_command_prints_one_table_and_writes_it(tmp_path: Path) -> None:
         "the truth has no boxes"
     )
     assert "simulated:perfect" in result.output
-    assert "fixed:5s: 1 of 1, 0.1 s" in result.output
+    assert "fixed:5s: 1 of 1 [21–100 %], 0.1 s" in result.output
 
     again = CliRunner().invoke(app, ["bench", "--resume", str(folder)], env={"COLUMNS": "160"})
     assert again.exit_code == 0, again.output
