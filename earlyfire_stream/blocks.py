@@ -444,7 +444,7 @@ def play_all(
         found = ledger.run_of(job)
         if found is None:
             told(f"playing {number} of {len(plan.jobs)}: {job.block}, {job.part}, {job.engine}")
-            options = Options(out=ledger.folder, shelf=shelf if _sees(job) else None)
+            options = Options(out=ledger.folder, shelf=shelf)
             outcome = play(job, options)
             if outcome.interrupted:
                 return folders, True
@@ -452,12 +452,6 @@ def play_all(
             ledger.finished(job, found)
         folders[job.key] = found
     return folders, False
-
-
-def _sees(job: Job) -> bool:
-    """Does it look at pictures at all? They are not made for nothing."""
-    scenario = job.loaded.scenario
-    return scenario.engine.name != "simulated" or scenario.sampling.policy == "adaptive"
 
 
 # --- what they say -------------------------------------------------------------------------------
