@@ -42,7 +42,7 @@ from earlyfire_stream.records import (
 )
 from earlyfire_stream.sampling import CameraSampling, ChangeDetector, Load, wants
 from earlyfire_stream.scenario.models import Scenario
-from earlyfire_stream.second_look import Window, inside, outside, settle, window
+from earlyfire_stream.second_look import ENLARGED, Window, inside, outside, settle, window
 from earlyfire_stream.sources.base import Label
 from earlyfire_stream.tokens import LearnedRate, TokenBudget, fit, fit_clip
 from earlyfire_stream.transport.base import Arrival, Inlet
@@ -770,7 +770,10 @@ class Consumer:
         left, top, right, bottom = part
         try:
             width, height, count = fit(
-                right - left, bottom - top, self._min_tokens, self._max_tokens
+                ENLARGED * (right - left),
+                ENLARGED * (bottom - top),
+                self._min_tokens,
+                self._max_tokens,
             )
         except ValueError:
             return None  # a strip that no engine takes

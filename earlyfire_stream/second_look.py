@@ -6,7 +6,7 @@ its own on that part alone, so that the same smoke covers several times as many.
 
 from __future__ import annotations
 
-__all__ = ["Window", "inside", "outside", "settle", "window"]
+__all__ = ["ENLARGED", "Window", "inside", "outside", "settle", "window"]
 
 from earlyfire_stream.verdict import Box, Verdict
 
@@ -14,6 +14,10 @@ AROUND = 2.5
 """The crop's sides as multiples of the box's: what stands around smoke tells it from a cloud."""
 LEAST_SIDE = 0.5
 """Of the frame's: a crop is never less than a quarter of the frame, whose place a model guesses."""
+
+ENLARGED = 2
+"""A crop is sent at up to this many times its own pixels, as far as the token range goes: a model
+reads small things better when they cover more tokens, even if they gain no detail."""
 
 Window = tuple[int, int, int, int]
 """(left, top, right, bottom), whole pixels of the frame."""

@@ -104,19 +104,20 @@ def test_a_withdrawn_positive_raises_no_alarm_and_keeps_its_one_fate() -> None:
 
 
 def test_both_requests_count_in_tokens_and_in_time() -> None:
-    # 1280 x 720 is 46 x 26 = 1,196 tokens; the crop of 800 x 360 is 29 x 13 = 377
+    # 1280 x 720 is 46 x 26 = 1,196 tokens; the crop of 800 x 360 is sent twice as large, as far as
+    # 1,280 tokens go: 53 x 24 = 1,272
     stage = one_frame(two(Say(YES, after_s=0.5), Say(YES, after_s=0.25)))
     answer = only(stage).answer
     assert answer is not None
     assert answer.second is not None
-    assert answer.second.visual_tokens == 377
-    assert answer.second.sent_size == (29 * 28, 13 * 28)
-    assert answer.visual_tokens == 1196 + 377
-    assert stage.consumer.tokens_spent == 1196 + 377
+    assert answer.second.visual_tokens == 1272
+    assert answer.second.sent_size == (53 * 28, 24 * 28)
+    assert answer.visual_tokens == 1196 + 1272
+    assert stage.consumer.tokens_spent == 1196 + 1272
     assert (answer.answered_ns - answer.started_ns) / 1e9 == pytest.approx(0.75)
     assert [(r.seq, r.crop, r.visual_tokens) for r in stage.engine.requests] == [
         (0, False, 1196),
-        (0, True, 377),
+        (0, True, 1272),
     ]
 
 
@@ -155,11 +156,11 @@ def test_without_the_setting_nothing_is_sent_again() -> None:
 
 
 def test_a_second_look_waits_for_the_budget_and_gives_up_at_the_deadline() -> None:
-    # a bucket of 1,200 tokens holds the first look; 377 more take 3.73 s at 100 a second
+    # a bucket of 1,200 tokens holds the first look and is full again after 11.96 s at 100 a second
     budget = {"tokens_per_s": 100, "burst": 12}
     stage = one_frame(two(Say(YES, after_s=0.0), Say(YES)), budget=budget)
     first, second = (at for _, _, at in stage.engine.asked)
-    assert second - first == pytest.approx(3.73, abs=0.001)
+    assert second - first == pytest.approx(11.96, abs=0.001)
     stage = one_frame(
         two(Say(YES, after_s=0.0), Say(YES)),
         budget=budget,
@@ -188,7 +189,7 @@ def test_the_crop_is_cut_from_the_picture_in_its_own_resolution() -> None:
     assert first is not None
     assert second is not None
     assert first.shape == (728, 1288, 3)
-    assert second.shape == (364, 812, 3)
+    assert second.shape == (672, 1484, 3)
     assert second[4:-4, 4:-4].mean() > 250
 
 
@@ -198,7 +199,7 @@ def test_reasons_are_asked_for_where_the_verdict_was_settled() -> None:
     question = stage.engine.requests[-1]
     assert question.crop
     assert NO in question.user
-    assert "812x364" in question.user
+    assert "1484x672" in question.user
 
 
 @pytest.mark.parametrize("name", ["baseline", "recorded"])
