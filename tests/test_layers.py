@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "report": 3,
     "exports": 3,
     "live": 3,
+    "metrics": 3,
     "camera": 4,
     "consumer": 4,
     "folder": 4,
