@@ -10,7 +10,7 @@ Times are scenario seconds unless a name says otherwise.
 
 from __future__ import annotations
 
-__all__ = ["Figures", "Lateness", "alarm_kind", "figures"]
+__all__ = ["Figures", "Lateness", "alarm_kind", "figures", "group"]
 
 import math
 from bisect import bisect_left
@@ -149,6 +149,11 @@ def _span(everything: Sequence[Footage]) -> tuple[float, float]:
     begin = min(frames[0].captured_at for frames in filled)
     end = max(frames[-1].captured_at for frames in filled)
     return begin, end if end > begin else begin + 1.0
+
+
+def group(fate: Fate, smoke_seen: bool = False) -> str:
+    """The letter in GROUPS by which a timeline colours a frame."""
+    return "S" if smoke_seen else _GROUP[fate]
 
 
 def _group(frame: FrameOutcome) -> int:
