@@ -3,7 +3,7 @@
 All names begin with `earlyfire_`. Base units; durations are wall seconds unless the text says
 scenario seconds. No label grows with the length of a run: a camera's name is the only one that
 grows with the fleet, and those series are left out for large fleets. The worker declares its own,
-`earlyfire_worker_*`, in `worker.metrics`.
+`earlyfire_worker_*`, in `worker.metrics`. A fire counts once for every camera that sees it.
 """
 
 from __future__ import annotations
@@ -89,6 +89,19 @@ FAMILIES: tuple[Family, ...] = (
         ("kind",),
         role=Role.EITHER,
     ),
+    Family(
+        "cameras_online",
+        Kind.GAUGE,
+        "Cameras that say that they are on; where only the cameras run: whose last frame was sent",
+        role=Role.EITHER,
+    ),
+    Family(
+        "event_loop_lag_seconds",
+        Kind.HISTOGRAM,
+        "How late a timer of the process fired, once a second",
+        buckets=LATENESS_S,
+        role=Role.EITHER,
+    ),
     # --- the cameras' half ---
     Family("frames_scheduled", Kind.COUNTER, "Frames that fell due", role=Role.CAMERAS),
     Family("frames_published", Kind.COUNTER, "Frames handed to the transport", role=Role.CAMERAS),
@@ -106,9 +119,6 @@ FAMILIES: tuple[Family, ...] = (
         "From the instant a frame was due to its hand-over",
         buckets=LATENESS_S,
         role=Role.CAMERAS,
-    ),
-    Family(
-        "cameras_online", Kind.GAUGE, "Cameras whose last due frame was sent", role=Role.CAMERAS
     ),
     # --- the consumer's half: frames ---
     Family("frames_received", Kind.COUNTER, "Payloads that came, refused ones included"),
@@ -130,7 +140,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "sampling_interval_seconds",
         Kind.HISTOGRAM,
-        "Scenario seconds between two frames of a camera that were let in to be looked at",
+        "Scenario seconds between two looks at a camera",
         buckets=INTERVAL_S,
     ),
     # --- the consumer's half: the engine ---
@@ -196,10 +206,16 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "alarms",
         Kind.COUNTER,
-        "Alarms emitted; kind: true, false, unlocated (in the wrong place), unknown (no truth)",
+        "Alarms emitted; kind: true, false, unlocated (beside the fire), late (beyond the horizon of a "
+        "fire), unknown (no truth)",
         ("kind",),
     ),
-    Family("alarms_repeated", Kind.COUNTER, "Alarms held back within the repeat time"),
+    Family(
+        "alarm_candidates",
+        Kind.COUNTER,
+        "Alarms emitted and alarms held back within the repeat time, by kind",
+        ("kind",),
+    ),
     Family("fires_alarmed", Kind.COUNTER, "Fires with an alarm while they burnt, wherever its box"),
     # --- the broker ---
     Family("transport_reconnects", Kind.COUNTER, "Times the broker was found again"),
@@ -214,6 +230,11 @@ FAMILIES: tuple[Family, ...] = (
         buckets=TTFD_S,
     ),
     Family("fires_missed", Kind.GAUGE, "Fires without a located alarm; absent until scored"),
+    Family(
+        "false_alarms_per_camera_day",
+        Kind.GAUGE,
+        "Episodes of false alarms per camera and scenario day; absent until scored",
+    ),
     Family(
         "ledger_unaccounted_frames",
         Kind.GAUGE,

@@ -1,0 +1,5 @@
+"""A run as Prometheus sees it: what there is (`families`), counted (`observer`), served (`endpoint`)."""
+
+from earlyfire_stream.metrics.families import FAMILIES, PREFIX, Family, Kind, Role
+
+__all__ = ["FAMILIES", "PREFIX", "Family", "Kind", "Role"]
