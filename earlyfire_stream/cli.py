@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import logging
 import math
@@ -36,7 +35,7 @@ from earlyfire_stream.report.comparison import comparison, comparison_plain, wor
 from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
 from earlyfire_stream.scenario import catalogue
-from earlyfire_stream.scenario.load import Loaded, Shard, load, schema, with_overrides
+from earlyfire_stream.scenario.load import Loaded, Shard, load, overridden, schema
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.compare import Side, compare, parse_tolerances, worse
@@ -862,9 +861,9 @@ def _loaded(
     name: str, settings: list[str] | None = None, shard: Shard | None = None, **overrides: Any
 ) -> Loaded:
     loaded = load(catalogue.find(name), shard=shard)
-    changed = with_overrides(loaded.scenario, settings or (), **overrides)
-    check_prompt(changed.engine.prompt)
-    return dataclasses.replace(loaded, scenario=changed)
+    changed = overridden(loaded, settings or (), **overrides)
+    check_prompt(changed.scenario.engine.prompt)
+    return changed
 
 
 def _broker(text: str, password_file: Path | None) -> Any:

@@ -57,7 +57,7 @@ from earlyfire_stream.reel import (
     close,
 )
 from earlyfire_stream.report import page
-from earlyfire_stream.scenario.fleet import expand, plan, plays_native_times
+from earlyfire_stream.scenario.fleet import expand, plan, plays_native_times, told_by_source
 from earlyfire_stream.scenario.load import Loaded, digest
 from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
@@ -243,8 +243,7 @@ async def play_consumer(
         async with _opening(stop):
             if not foreign:
                 cameras = _in_shards(expand(scenario), options.shards)
-                film = _film(loaded)
-                film = replace(film, cameras=_in_shards(film.cameras, options.shards))
+                film = await asyncio.to_thread(_film, loaded, options.shards)
                 sources = await asyncio.to_thread(_opened, film)
                 stack.callback(close, sources)
                 times = {name: Times.of(source) for name, source in sources.items()}
@@ -384,10 +383,29 @@ def _opened(film: Film) -> Mapping[str, Source]:
     return sources
 
 
-def _film(loaded: Loaded) -> Film:
+def _film(loaded: Loaded, shards: frozenset[int] | None = None) -> Film:
+    """Of a part of the fleet, too, each camera has the phase that it has in the whole of it."""
     scenario = loaded.scenario
-    cameras = tuple(c for c in expand(scenario) if c.source.kind != "stream")
-    return Film(cameras, loaded.base, scenario.duration, scenario.seed)
+    whole = scenario if loaded.part is None else loaded.part.whole
+    film = Film(_filmed(whole), loaded.base, scenario.duration, scenario.seed)
+    mine = _in_shards(_filmed(scenario), shards)
+    if len(mine) == len(film.cameras):
+        return replace(film, cameras=mine)
+    # Turns of recordings are the part's own; elsewhere the whole says when a camera begins.
+    own = {c.id: c for c in mine}
+    fleet = replace(film, cameras=tuple(own.get(c.id, c) for c in film.cameras))
+    asked = replace(fleet, cameras=tuple(c for c in fleet.cameras if told_by_source(c)))
+    sources = asked.open()
+    try:
+        phases = fleet.phases({name: Times.of(source) for name, source in sources.items()})
+    finally:
+        close(sources)
+    placed = (c.model_copy(update={"phase": phases[c.id]}) for c in mine)
+    return replace(film, cameras=tuple(placed))
+
+
+def _filmed(scenario: Scenario) -> tuple[Camera, ...]:
+    return tuple(c for c in expand(scenario) if c.source.kind != "stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +428,7 @@ async def _open_stock(
     shelf: Shelf | None = None,
 ) -> _Stock:
     cameras = expand(loaded.scenario)
-    film = _film(loaded)
+    film = _film(loaded) if clock.virtual else await asyncio.to_thread(_film, loaded)
     reel = await _open_reel(stack, film, clock, loaded.scenario, engine, tell, shelf)
     live = {
         camera.id: await stack.enter_async_context(open_live(camera))

@@ -10,7 +10,7 @@ of a split is drawn from that id alone: a fire never lies in two shares.
 
 from __future__ import annotations
 
-__all__ = ["GAP_FACTOR", "Fault", "Found", "Recording", "cameras", "find", "fraction"]
+__all__ = ["GAP_FACTOR", "Fault", "Found", "Recording", "cameras", "find", "fraction", "turns"]
 
 import csv
 import fnmatch
@@ -131,7 +131,7 @@ def find(dataset: Dataset, base: Path) -> Found:
 def cameras(dataset: Dataset, recordings: Sequence[Recording]) -> tuple[Camera, ...]:
     """A camera of each recording: ids from their names, valid and unique; phases for `at_once`."""
     made = []
-    begins = _turns(recordings, dataset.at_once)
+    begins = turns(dataset, recordings)
     for recording, camera_id, begin in zip(
         recordings, _ids(dataset, recordings), begins, strict=True
     ):
@@ -165,8 +165,9 @@ def fraction(*words: str) -> float:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
 
 
-def _turns(recordings: Sequence[Recording], at_once: int | None) -> list[float | None]:
+def turns(dataset: Dataset, recordings: Sequence[Recording]) -> list[float | None]:
     """When each recording begins; None leaves it to the fleet's own stagger."""
+    at_once = dataset.at_once
     if at_once is None:
         return [None] * len(recordings)
     lanes = [(0.0, lane) for lane in range(min(at_once, len(recordings)))]

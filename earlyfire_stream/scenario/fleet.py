@@ -16,6 +16,7 @@ __all__ = [
     "plan",
     "plays_native_times",
     "share",
+    "told_by_source",
 ]
 
 import hashlib
@@ -48,14 +49,20 @@ def expand(scenario: Scenario) -> tuple[Camera, ...]:
     return tuple(played)
 
 
-def share(scenario: Scenario, k: int, n: int) -> Scenario:
+def share(scenario: Scenario, k: int, n: int, groups: Mapping[str, str] | None = None) -> Scenario:
     """The scenario with the cameras of the k-th of n parts, from 0.
 
-    A camera's part follows from its first fire, or from its own id: it stays where it is when
-    others are added, and all that see a fire stay together. Phases are drawn anew for each part.
+    A camera's part follows from what it belongs to (`groups`, by camera): where nothing is said
+    there, its first fire, or itself. It stays where it is when others are added, and all that see
+    a fire stay together.
     """
+    told = groups or {}
     cameras = expand(scenario)
-    kept = [c for c in cameras if in_shard(c.fires[0].id if c.fires else c.id, (k, n))]
+    kept = [
+        c
+        for c in cameras
+        if in_shard(told.get(c.id) or (c.fires[0].id if c.fires else c.id), (k, n))
+    ]
     return scenario.model_copy(update={"cameras": tuple(kept)})
 
 
@@ -112,6 +119,12 @@ def plays_native_times(camera: Camera) -> bool:
     Its phase then delays all that it shows; elsewhere a phase only chooses other instants.
     """
     return camera.cadence is None and camera.source.kind in ("images", "video")
+
+
+def told_by_source(camera: Camera) -> bool:
+    """True if only its opened source can tell its cadence, and with it its phase in the fleet."""
+    listed = camera.source.kind == "images" and camera.source.interval is not None
+    return camera.phase is None and plays_native_times(camera) and not listed
 
 
 def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0) -> CameraPlan:

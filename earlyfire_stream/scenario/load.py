@@ -10,10 +10,12 @@ from __future__ import annotations
 __all__ = [
     "FORMAT",
     "Loaded",
+    "Part",
     "Shard",
     "digest",
     "load",
     "loads",
+    "overridden",
     "resolved",
     "schema",
     "with_overrides",
@@ -28,7 +30,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from pydantic_core import ErrorDetails
 
 from earlyfire_stream.errors import Problem, ScenarioError, UsageError
 from earlyfire_stream.scenario import datasets, fleet
-from earlyfire_stream.scenario.models import ENGINES, ENV, Camera, Conflicts, Engine, Scenario
+from earlyfire_stream.scenario.models import ENGINES, ENV, Conflicts, Engine, Scenario
 
 FORMAT = 1
 """The version in `earlyfire: 1`."""
@@ -69,6 +71,23 @@ _STAND_INS: dict[str, Scalar | dict[str, str]] = {
 """Read in place of what is missing or wrong, so that the rest is looked at as well."""
 
 
+Shard = tuple[int, int]
+"""(k, n): the k-th of n parts of the fleet, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a scenario is a part of."""
+
+    k: int
+    n: int
+    whole: Scenario
+    groups: Mapping[str, str]
+    """Camera -> what decides its part, of recordings; the others go by their fire or id."""
+    begins: Mapping[str, float]
+    """Camera -> its phase, of recordings that play in turn: each part has turns of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A scenario with the file it came from."""
@@ -78,10 +97,8 @@ class Loaded:
     file: str
     base: Path
     """The folder that paths of sources start from."""
-
-
-Shard = tuple[int, int]
-"""(k, n): the k-th of n parts of the fleet, from 0."""
+    part: Part | None = None
+    """Where `scenario` is a part of a fleet (`--shards`)."""
 
 
 def load(path: str | Path, *, files: bool = True, shard: Shard | None = None) -> Loaded:
@@ -121,7 +138,7 @@ def loads(
     """
     reading = _Reading()
     root = reading.tree(text)
-    scenario = None
+    scenario, part = None, None
     if root is not None:
         scenario = _validated(root, reading)
         _check_everywhere(root, reading)
@@ -130,23 +147,25 @@ def loads(
             for source, path in _sources(root):
                 _check_source(source, path, base, reading)
         if files and scenario is not None and not reading.problems:
-            scenario = _with_recordings(scenario, root, base, reading, shard)
+            scenario, part = _with_recordings(scenario, root, base, reading, shard)
     if reading.problems or scenario is None:
         found = sorted(set(reading.problems), key=lambda p: (p.line, p.path))
         raise ScenarioError(file, tuple(found))
-    return Loaded(_placed(scenario, base), text, file, base)
+    if part is not None:
+        part = replace(part, whole=_placed(part.whole, base))
+    return Loaded(_placed(scenario, base), text, file, base, part)
 
 
 def _with_recordings(
     scenario: Scenario, root: _Node, base: Path, reading: _Reading, shard: Shard | None
-) -> Scenario:
+) -> tuple[Scenario, Part | None]:
     """With a camera for each recording of each dataset; only those of `shard` where one is given.
 
     What is wrong with a dataset is said at its own line, its first few recordings by name.
     """
-    if shard is not None:
-        scenario = fleet.share(scenario, *shard)
     cameras = list(scenario.cameras)
+    groups: dict[str, str] = {}
+    begins: dict[str, float] = {}
     taken = {i for c in cameras for i in (c.id, *fleet.copies(c.id, c.count))}
     for n, dataset in enumerate(scenario.datasets):
         place, line = f"datasets[{n}]", _line_of(root, "datasets", n)
@@ -158,9 +177,8 @@ def _with_recordings(
             reading.say(line, place, f"and {more} more recordings like these", hint)
         if found.faults:
             continue
-        recordings = [r for r in found.recordings if fleet.in_shard(r.group, shard)]
         try:
-            made: tuple[Camera, ...] = datasets.cameras(dataset, recordings)
+            made = datasets.cameras(dataset, found.recordings)
         except ValidationError as error:
             reading.say(line, place, _first_words(error))
             continue
@@ -169,23 +187,54 @@ def _with_recordings(
             reading.say(line, place, message, "tell them apart with prefix")
         taken |= {camera.id for camera in made}
         cameras += made
-        if len(cameras) > MAX_CAMERAS:
+        if shard is not None:
+            mine = [r for r in found.recordings if fleet.in_shard(r.group, shard)]
+            turns = dict(zip(map(id, mine), datasets.turns(dataset, mine), strict=True))
+            for camera, recording in zip(made, found.recordings, strict=True):
+                groups[camera.id] = recording.group
+                if (begin := turns.get(id(recording))) is not None:
+                    begins[camera.id] = begin
+        elif len(cameras) > MAX_CAMERAS:
             reading.say(line, place, f"makes more than {MAX_CAMERAS:,} cameras")
     if reading.problems:
-        return scenario
-    if not cameras:
-        assert shard is not None
-        k, n = shard
-        raise UsageError(f"--shards {k}/{n}: no camera falls into this part; take a smaller n")
+        return scenario, None
     whole = scenario.model_copy(update={"cameras": tuple(cameras), "datasets": ()})
+    part = None if shard is None else Part(*shard, whole, groups, begins)
+    asked = whole if part is None else _share(part)
     if scenario.datasets:
-        for conflict in tuple(whole.conflicts())[:MAX_FAULTS]:
+        for conflict in tuple(asked.conflicts())[:MAX_FAULTS]:
             place = _dotted(conflict.at)
             if conflict.at[0] == "cameras" and isinstance(conflict.at[1], int):
-                place = f"camera {cameras[conflict.at[1]].id}: " + _dotted(conflict.at[2:])
+                place = f"camera {asked.cameras[conflict.at[1]].id}: " + _dotted(conflict.at[2:])
             line = _line_of(root, "duration")
             reading.say(line, "duration", f"{place}: {conflict.message}", conflict.hint)
-    return whole
+    return asked, part
+
+
+def _share(part: Part) -> Scenario:
+    """The cameras of the part; UsageError if there are none, or too many."""
+    shared = fleet.share(part.whole, part.k, part.n, part.groups)
+    name = f"--shards {part.k}/{part.n}"
+    if not shared.cameras:
+        raise UsageError(f"{name}: no camera falls into this part; take a smaller n")
+    if len(shared.cameras) > MAX_CAMERAS:
+        raise UsageError(f"{name}: more than {MAX_CAMERAS:,} cameras; take a larger n")
+    cameras = tuple(
+        c.model_copy(update={"phase": part.begins[c.id]}) if c.id in part.begins else c
+        for c in shared.cameras
+    )
+    return shared.model_copy(update={"cameras": cameras})
+
+
+def overridden(loaded: Loaded, settings: Sequence[str] = (), **options: Any) -> Loaded:
+    """The same with the command line's settings in it, as `with_overrides` reads them.
+
+    A part is taken from the whole after that: another seed draws other copies in every part.
+    """
+    if loaded.part is None:
+        return replace(loaded, scenario=with_overrides(loaded.scenario, settings, **options))
+    part = replace(loaded.part, whole=with_overrides(loaded.part.whole, settings, **options))
+    return replace(loaded, scenario=_share(part), part=part)
 
 
 def _line_of(root: _Node, name: str, position: int | None = None) -> int:
