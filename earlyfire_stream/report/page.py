@@ -35,7 +35,7 @@ def render(told: Page) -> str:
     return filled(
         "page.html.jinja",
         styles=["page.css"],
-        scripts=["drawing.js", "page.js"],
+        scripts=["drawing.js", "timeline.js", "page.js"],
         data=told.data,
         page=told,
         max_pictures=MAX_PICTURES,
