@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from playwright.async_api import Browser
 
 from earlyfire_stream import run
-from earlyfire_stream.records import CameraPlan, Explanation, FirePlan, RunLog
+from earlyfire_stream.records import GAUGES_LOG, CameraPlan, Explanation, FirePlan, RunLog
 from earlyfire_stream.records import load as load_run
 from earlyfire_stream.report.gallery import Gallery, gallery
+from earlyfire_stream.report.gauges import gauges
 from earlyfire_stream.report.page import render, write
 from earlyfire_stream.report.view import Page, page
 from earlyfire_stream.scoring import score
@@ -21,7 +23,17 @@ from earlyfire_stream.scoring.footage import footage
 from tests.browser import browser, opened
 from tests.fakes.ollama import Answer, FakeOllama
 from tests.playing import Nursery, camera, loaded, pictures, run_folder, scenario
-from tests.scored_runs import START_NS, one_camera, run_log, verdicts
+from tests.scored_runs import (
+    NO,
+    SECOND,
+    START_NS,
+    YES,
+    answered,
+    one_camera,
+    run_log,
+    shot,
+    verdicts,
+)
 
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -63,6 +75,52 @@ def test_the_survival_curve_has_its_numbers_at_risk() -> None:
     assert curve["steps"] == [[181.0, 1.0]]
     assert curve["ticks"] == [0.0, 60.0, 120.0, 180.0, 240.0, 300.0]
     assert curve["at_risk"] == [1, 1, 1, 1, 0, 0]
+
+
+def three_fires() -> RunLog:
+    """Detected 60 s and 120 s after the onset, and not at all until 2400 s after it."""
+    plans, shots, frames = [], [], []
+    for place, first in enumerate((1, 2, 99)):
+        plans.append(CameraPlan(f"c{place}", (FirePlan(f"f{place}", 600.0),), 60.0))
+        for seq in range(51):
+            taken = shot(f"c{place}", seq, 60.0 * seq)
+            shots.append(taken)
+            frames.append(answered(taken, YES if seq >= 10 + first else NO, answered_s=0.0))
+    return run_log(plans, shots, frames)
+
+
+def test_the_survival_curve_has_its_band() -> None:
+    # of three: Greenwood on the scale log(−log), worked out in test_scoring_statistics
+    curve = told(three_fires()).data["survival"]
+    assert [step[0] for step in curve["band"]] == [60.0, 120.0, 2400.0]
+    assert curve["band"][0][1:] == pytest.approx([1 - 0.9452, 1 - 0.0541], abs=1e-4)
+    assert curve["band"][1][1:] == pytest.approx([1 - 0.7742, 1 - 0.0090], abs=1e-4)
+    facts = {fact.label: fact for fact in told(three_fires()).detection}
+    assert facts["Median, misses counted"].value == "2:00 min"
+    assert facts["Median, misses counted"].interval == "1:00 min to not reached"
+    assert facts["Mean time undetected"].value == "14:20 min"  # 860 s
+    assert "an interval from 8 fires on" in facts["Mean time undetected"].note
+
+
+def test_a_single_detection_has_no_band() -> None:
+    assert told(late_by_three()).data["survival"]["band"] == []
+
+
+def test_what_the_engine_s_server_told_is_drawn_and_its_names_stay_text(tmp_path: Path) -> None:
+    lines = [
+        {"k": "note", "v": {"what": "gauges", "wall_ns": at * SECOND, "scenario_s": at,
+                            "values": {HOSTILE: at, "memory_bytes": 8_190_000_000.0}}}
+        for at in range(3)
+    ]  # fmt: skip
+    (tmp_path / GAUGES_LOG).write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in lines))
+    log = late_by_three()
+    found = page(log, score(log), footage(log), Gallery((), 0, 0), gauges(tmp_path))
+    assert found.data["gauges"][0]["points"] == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
+    assert [(fact.label, fact.value) for fact in found.steady] == [("memory_bytes", "8.19 G")]
+    text = render(found)
+    assert "asked 3 times during the run" in text
+    assert "<script>document" not in text
+    assert "No server was asked" in render(told(log))
 
 
 def test_every_frame_stands_in_its_camera_s_timeline() -> None:

@@ -25,7 +25,7 @@ from earlyfire_stream.records import AlarmRecord, FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, View, classify
 from earlyfire_stream.scoring.footage import Footage, FrameOutcome
-from earlyfire_stream.scoring.statistics import percentile, poisson_interval
+from earlyfire_stream.scoring.statistics import Survival, percentile, poisson_interval
 from earlyfire_stream.verdict import AlarmKind, Fate, Reason
 
 BINS = 120
@@ -295,14 +295,27 @@ def _survival(score: Score) -> dict[str, Any] | None:
     rows = zip(curve.times_s, curve.undetected, strict=True)
     return {
         "steps": [[_plain(t), _plain(1 - share)] for t, share in rows],
+        "band": _band(curve),
         "shown": _plain(shown),
         "median": _plain(curve.median_s),
+        "median_interval": curve.median_interval_s and [*map(_plain, curve.median_interval_s)],
         "rmst": _plain(curve.rmst_s),
         "n": len(score.fires),
         "ticks": [_plain(t) for t in ticks],
         "at_risk": [sum(u >= t for u in until) for t in ticks],
         "censored": [_plain(min(HORIZON_S, v.censored_s)) for v in score.fires if v.ttfd_s is None],
     }
+
+
+def _band(curve: Survival) -> list[list[float | None]]:
+    """From each time on the ends of the share detected; without ends where it is not known."""
+    rows: list[list[float | None]] = []
+    for time, share, ends in zip(curve.times_s, curve.undetected, curve.intervals, strict=False):
+        if ends is not None:
+            rows.append([_plain(time), _plain(1 - ends[1]), _plain(1 - ends[0])])
+        elif share <= 0:
+            rows.append([_plain(time), None, None])
+    return rows if any(row[1] is not None for row in rows) else []
 
 
 def _hours(score: Score) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from earlyfire_stream.records import RunLog
 from earlyfire_stream.report.gallery import MAX_BYTES, MAX_PICTURES, gallery
+from earlyfire_stream.report.gauges import gauges
 from earlyfire_stream.report.single_file import filled, write_whole
 from earlyfire_stream.report.view import Page, page
 from earlyfire_stream.scoring import Score
@@ -26,7 +27,8 @@ def write(folder: Path, log: RunLog, score: Score, output: Path | None = None) -
     path = output or folder / REPORT_FILE
     log, *_ = packed(log)
     everything = footage(log)
-    write_whole(path, render(page(log, score, everything, gallery(folder, log, everything))))
+    pictures = gallery(folder, log, everything)
+    write_whole(path, render(page(log, score, everything, pictures, gauges(folder))))
     return path
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Fact", "FireRow", "Page", "Term", "Told", "page", "seconds_text"]
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,13 +19,19 @@ import numpy as np
 from earlyfire_stream.records import FrameTable, RunLog
 from earlyfire_stream.report.figures import Figures, Lateness, figures
 from earlyfire_stream.report.gallery import Gallery
+from earlyfire_stream.report.gauges import NOTHING, Gauges
 from earlyfire_stream.report.summary import clock, duration, number
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import View
 from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms, few_false_alarms
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
-from earlyfire_stream.scoring.statistics import FLOORS, wilson_interval
+from earlyfire_stream.scoring.statistics import (
+    FLOORS,
+    MIN_CLUSTERS,
+    median_interval,
+    wilson_interval,
+)
 
 FIRE_ROWS = 200
 """Views that the table of the page lists; the rest stands in score.json."""
@@ -128,6 +135,9 @@ class Page:
     told_hidden: int
     told_facts: tuple[Fact, ...]
     harness: tuple[Fact, ...]
+    gauges: Gauges
+    steady: tuple[Fact, ...]
+    """What the engine's server said throughout."""
     settings: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     scenario_text: str
     figures: Figures
@@ -135,7 +145,13 @@ class Page:
     """For the script; strangers' text in it stays text."""
 
 
-def page(log: RunLog, score: Score, everything: Sequence[Footage], pictures: Gallery) -> Page:
+def page(
+    log: RunLog,
+    score: Score,
+    everything: Sequence[Footage],
+    pictures: Gallery,
+    server: Gauges = NOTHING,
+) -> Page:
     drawn = figures(log, score, everything)
     points, why_no_points = _operating(log, score)
     run = log.run
@@ -196,10 +212,24 @@ def page(log: RunLog, score: Score, everything: Sequence[Footage], pictures: Gal
         told_hidden=max(0, len(told) - TOLD_ROWS),
         told_facts=_told(score),
         harness=_harness(log, drawn.lateness),
+        gauges=server,
+        steady=tuple(Fact(title, _amount(value)) for title, value in server.steady),
         settings=_settings(log),
         scenario_text=str(run.get("scenario_text") or ""),
         figures=drawn,
-        data={**drawn.data, "operating": [_point(p) for p in points]},
+        data={
+            **drawn.data,
+            "operating": [_point(p) for p in points],
+            "gauges": [
+                {
+                    "title": s.title,
+                    "name": s.name,
+                    "how": s.how,
+                    "points": [[_digits(at), _digits(value)] for at, value in s.points],
+                }
+                for s in server.series
+            ],
+        },
     )
 
 
@@ -408,6 +438,7 @@ def _detection(score: Score) -> tuple[Fact, ...]:
         return ()
     detected = sum(v.parts is not None for v in score.fires)
     views = f"{total} views"
+    sure = median_interval([v.ttfd_s for v in score.fires if v.ttfd_s is not None])
     facts = [
         Fact(
             "Views detected",
@@ -416,7 +447,11 @@ def _detection(score: Score) -> tuple[Fact, ...]:
             f"{detected} of {total}",
         ),
         Fact(
-            "Median TTFD of the detected", seconds_text(score.median_ttfd_s), n=f"{detected} views"
+            "Median TTFD of the detected",
+            seconds_text(score.median_ttfd_s),
+            "" if sure is None else " to ".join(map(duration, sure)),
+            f"{detected} views",
+            "" if sure or not detected else "an interval from 6 views on",
         ),
     ]
     curve = score.survival
@@ -426,14 +461,19 @@ def _detection(score: Score) -> tuple[Fact, ...]:
             Fact(
                 "Median, misses counted",
                 never if curve.median_s is None else duration(curve.median_s),
-                n=views,
-                note="Kaplan–Meier: when half of the views are detected",
+                _open_ends(curve.median_interval_s),
+                views,
+                "Kaplan–Meier: when half of the views are detected",
             ),
             Fact(
                 "Mean time undetected",
                 duration(curve.rmst_s),
-                n=views,
-                note="restricted to 40 min (RMST)",
+                ""
+                if curve.rmst_interval_s is None
+                else " to ".join(map(duration, curve.rmst_interval_s)),
+                views,
+                "restricted to 40 min (RMST)"
+                + ("" if curve.rmst_interval_s else f"; an interval from {MIN_CLUSTERS} fires on"),
             ),
         ]
     for seconds in DETECTED_WITHIN_S:
@@ -749,6 +789,26 @@ def _between(bounds: Sequence[float] | None, digits: int) -> str:
 
 def _shares(bounds: Interval | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.0%} to {bounds[1]:.0%}"
+
+
+def _open_ends(bounds: tuple[float | None, float | None] | None) -> str:
+    """An end that lies beyond what was watched is told as such."""
+    if bounds is None:
+        return ""
+    low, high = ("not reached" if end is None else duration(end) for end in bounds)
+    return f"{low} to {high}"
+
+
+def _amount(value: float) -> str:
+    """`8.19 G`, `512 k`, `3`, `0.0012`: of a stranger's unit."""
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= factor:
+            return f"{value / (1e3 if letter == 'k' else factor):.3g} {letter}"
+    return f"{value:.4g}"
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def seconds_text(value: float | None) -> str:

@@ -69,14 +69,18 @@
     const s = data.survival;
     const p = plot(figure, 318, { low: 0, high: s.shown, ticks: s.ticks, text: s.shown < 100 ? (v) => `${short(v)} s` : clock, label: "since the onset" },
       { low: 0, high: 1, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, 52, 86);
-    if (s.band && s.band.length) {
+    if (s.band.length) {
       const upper = [], lower = [];
-      let high = 0, low = 0;
-      for (const [t, a, b] of [...s.band, [s.shown, null, null]]) {
+      let low = 0, high = 0, until = s.shown;
+      for (const [t, a, b] of s.band) {
+        if (t > s.shown) break;
         upper.push([p.X(t), p.Y(high)]); lower.push([p.X(t), p.Y(low)]);
-        if (a !== null) { low = a; high = b; upper.push([p.X(t), p.Y(high)]); lower.push([p.X(t), p.Y(low)]); }
+        if (a === null) { until = t; break; }  // all are detected: no band can be had any more
+        low = a; high = b;
+        upper.push([p.X(t), p.Y(high)]); lower.push([p.X(t), p.Y(low)]);
       }
-      svg("path", { d: line([...upper, ...lower.reverse()]) + "Z", style: "fill:var(--accent);opacity:.13" }, p.root);
+      upper.push([p.X(until), p.Y(high)]); lower.push([p.X(until), p.Y(low)]);
+      svg("path", { class: "band", d: line([...upper, ...lower.reverse()]) + "Z" }, p.root);
     }
     for (const t of [60, 180, 300]) if (t < s.shown) {
       svg("line", { class: "ref", x1: p.X(t), x2: p.X(t), y1: p.top, y2: p.floor }, p.root);
@@ -105,7 +109,9 @@
     hover(p.root, (fx) => {
       const t = (fx * p.width - p.left) / (p.right - p.left) * s.shown;
       if (t < 0 || t > s.shown) return "";
-      return `${duration(t)} after the onset\n${fixed(at(t) * 100, 0)} % of ${s.n} detected`;
+      const ends = s.band.reduce((found, row) => row[0] <= t ? row : found, null);
+      const range = ends && ends[1] !== null ? ` (95 %: ${fixed(ends[1] * 100, 0)} to ${fixed(ends[2] * 100, 0)} %)` : "";
+      return `${duration(t)} after the onset\n${fixed(at(t) * 100, 0)} % of ${s.n} detected${range}`;
     });
   };
 
@@ -259,6 +265,31 @@
     };
     pair(memory, 1, "MB resident", "--n");
     pair(cores, 2, "cores busy", "--S");
+  };
+
+  // The engine's server: one small chart a series, whatever its unit is.
+  function amount(v) {
+    const size = Math.abs(v);
+    for (const [factor, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
+      if (size >= factor) return `${+(v / (letter === "k" ? 1e3 : factor)).toPrecision(3)} ${letter}`;
+    }
+    return String(+v.toPrecision(3));
+  }
+  charts.gauges = (figure) => {
+    for (const one of data.gauges) {
+      const cell = element("div", "gauge", figure);
+      const head = element("p", "small", cell, one.title);
+      head.title = one.name;
+      if (one.how) element("span", "dim", head, ` ${one.how}`);
+      const values = one.points.map((r) => r[1]);
+      const low = Math.min(0, ...values), high = Math.max(...values);
+      const p = plot(cell, 104, { ...time(), label: "", ticks: steps(begin, end, 3, true) },
+        { low, high: high > low ? high : low + 1, ticks: steps(low, high > low ? high : low + 1, 2), text: amount }, 50, 22);
+      const points = one.points.map(([t, v]) => [p.X(Math.min(Math.max(t, begin), end)), p.Y(v)]);
+      svg("path", { d: line(points), style: "fill:none;stroke:var(--n);stroke-width:1.7;stroke-linejoin:round" }, p.root);
+      if (points.length < 40) for (const [x, y] of points) svg("circle", { cx: x, cy: y, r: 1.8, style: "fill:var(--n)" }, p.root);
+      nearest(p, one.points, ([t, v]) => `${clock(t)}: ${amount(v)}${one.how ? " " + one.how : ""}`);
+    }
   };
 
   // --- timelines ---
