@@ -17,6 +17,7 @@ __all__ = [
     "streaming_accuracy",
 ]
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -34,6 +35,7 @@ BadJson = Literal["discard", "negative"]
 IOU_MATCH = 0.4
 ASKED = (Fate.ANSWERED, Fate.BAD_JSON, Fate.ENGINE_ERROR)
 """Frames that sampling chose and an engine was asked about."""
+_ASKED = [tuple(Fate).index(fate) for fate in ASKED]
 
 
 # --- v1 ------------------------------------------------------------------------------------------
@@ -86,12 +88,13 @@ def judged_sequences(footages: Iterable[Footage]) -> list[Judged]:
     """
     sequences: list[Judged] = []
     for footage in footages:
-        known = [f for f in footage.frames if f.smoke is not None]
-        if not footage.timed or (footage.frames and not known):
+        known = footage.smoke >= 0
+        if not footage.timed or (len(known) and not known.any()):
             continue
-        asked = [f for f in known if f.fate in ASKED]
-        predictions = [None if f.verdict is None else f.verdict.has_smoke for f in asked]
-        sequences.append((predictions, [bool(f.smoke) for f in asked]))
+        asked = known & np.isin(footage.fate, _ASKED)
+        told = {-1: None, 0: False, 1: True}
+        predictions = [told[said] for said in footage.says[asked].tolist()]
+        sequences.append((predictions, (footage.smoke[asked] == 1).tolist()))
     return sequences
 
 
@@ -167,17 +170,13 @@ def _f1_of(share: float) -> float:
 
 def confusion(footages: Iterable[Footage]) -> Confusion:
     """Unreadable answers and errors enter no count; stills are in."""
-    counts = {(p, g): 0 for p in (True, False) for g in (True, False)}
+    told = Counter[tuple[int, int]]()
     for footage in footages:
-        for frame in footage.frames:
-            if frame.smoke is not None and frame.verdict is not None:
-                counts[frame.verdict.has_smoke, frame.smoke] += 1
-    return Confusion(
-        tp=counts[True, True],
-        fp=counts[True, False],
-        fn=counts[False, True],
-        tn=counts[False, False],
-    )
+        for said in (0, 1):
+            for smoke in (0, 1):
+                both = (footage.says == said) & (footage.smoke == smoke)
+                told[said, smoke] += int(both.sum())
+    return Confusion(tp=told[1, 1], fp=told[1, 0], fn=told[0, 1], tn=told[0, 0])
 
 
 def streaming_accuracy(frames: FrameTable, footages: Iterable[Footage]) -> float | None:
@@ -191,8 +190,8 @@ def streaming_accuracy(frames: FrameTable, footages: Iterable[Footage]) -> float
     answer = frames.column("answer").astype(np.int64)
     for footage in footages:
         if footage.timed:
-            known = np.array([f.smoke is not None for f in footage.frames], np.bool_)
-            truth = np.array([bool(f.smoke) for f in footage.frames], np.bool_)
+            known = footage.smoke >= 0
+            truth = footage.smoke == 1
             right += int((_newest_by_then(footage, answer, given_ns) == truth)[known].sum())
             of += int(known.sum())
     return _share(right, of)
@@ -202,10 +201,10 @@ def _newest_by_then(
     footage: Footage, answer: NDArray[np.int64], given_ns: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """By frame: what the newest picture said that had been answered at that frame's capture."""
-    there = np.flatnonzero([f.verdict is not None for f in footage.frames])
-    said = np.array([f.verdict is not None and f.verdict.has_smoke for f in footage.frames], bool)
+    there = np.flatnonzero(footage.says >= 0)
+    said = footage.says == 1
     if not len(there):
-        return np.zeros(len(footage.frames), np.bool_)
+        return np.zeros(len(said), np.bool_)
     answered_ns = given_ns[answer[footage.records[there]] - 1]
     order = np.argsort(answered_ns, kind="stable")
     # of all that were given so far the one whose frame was taken last
@@ -253,9 +252,11 @@ def localization(footages: Iterable[Footage]) -> Localization | None:
     for footage in footages:
         if not footage.plan.truth:
             continue
-        for frame in footage.frames:
+        # a frame that shows no box and of which no smoke is claimed changes nothing
+        telling = footage.marked | (footage.says == 1)
+        for frame in footage.those(np.flatnonzero(telling)):
             verdict = frame.verdict
-            if verdict is None and (any_truth or not frame.truth):
+            if verdict is None and any_truth:
                 continue
             boxes = [t.box for t in frame.truth if t.box is not None]
             any_truth = any_truth or bool(boxes)

@@ -21,11 +21,10 @@ __all__ = [
 ]
 
 import math
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,19 +54,11 @@ def candidates(
     frames: Iterable[FrameOutcome], policy: AlarmPolicy
 ) -> Iterator[tuple[FrameOutcome, Candidate]]:
     """Every frame that completes k-of-n, with its candidate; `frames` in order of capture."""
-    seen = [frame for frame in frames if frame.verdict is not None]
-    # Of an uneventful camera nothing need be remembered: only the n verdicts up to a claim of
-    # smoke can be in its window.
-    wanted = 0
-    near: list[FrameOutcome] = []
-    for frame in reversed(seen):
-        wanted = policy.n if frame.verdict is not None and frame.verdict.has_smoke else wanted - 1
-        if wanted > 0:
-            near.append(frame)
     state = AlarmPolicyState()
-    for frame in reversed(near):
+    for frame in frames:
         verdict = frame.verdict
-        assert verdict is not None
+        if verdict is None:
+            continue
         state, candidate = observe(
             state,
             policy,
@@ -79,6 +70,19 @@ def candidates(
         )
         if candidate is not None:
             yield frame, candidate
+
+
+def _near_claims(footage: Footage, policy: AlarmPolicy) -> Sequence[FrameOutcome]:
+    """The frames that matter to k-of-n: the n verdicts up to each claim of smoke.
+
+    Of an uneventful camera nothing need be remembered.
+    """
+    answered = np.flatnonzero(footage.says >= 0)
+    claims = footage.says[answered] == 1
+    near = claims.copy()
+    for back in range(1, min(policy.n, len(claims))):
+        near[:-back] |= claims[back:]
+    return footage.those(answered[near])
 
 
 # --- true, false or beside the fire --------------------------------------------------------------
@@ -261,7 +265,7 @@ def views(
 
 
 def _hidden(footage: Footage, fire: FirePlan) -> bool:
-    last = footage.frames[-1].captured_at if footage.frames else fire.onset
+    last = float(footage.captured_at[-1]) if len(footage.captured_at) else fire.onset
     end = min(fire.onset + HORIZON_S, last if fire.end is None else fire.end)
     blocked = _merged(footage.plan.outages)
     return end > fire.onset and _clear_of(fire.onset, end, blocked) <= 0
@@ -274,9 +278,11 @@ def _view(
     alarmed: Mapping[Frame, int],
     complete: bool,
 ) -> View:
-    frames = footage.frames
-    begin = bisect_left(frames, fire.onset, key=lambda f: f.captured_at)
-    smoky = list(takewhile(lambda f: _in_time(fire, f.captured_at), islice(frames, begin, None)))
+    captured_at = footage.captured_at
+    begin = int(np.searchsorted(captured_at, fire.onset))
+    beyond = np.searchsorted(captured_at, fire.onset + HORIZON_S + 1e-3)
+    near = footage.frames[begin : int(beyond)]
+    smoky = list(takewhile(lambda f: _in_time(fire, f.captured_at), near))
 
     parts: Parts | None = None
     frames_late: int | None = None
@@ -297,7 +303,7 @@ def _view(
                 break
         beside += 1
 
-    last = frames[-1].captured_at if frames else fire.onset
+    last = float(captured_at[-1]) if len(captured_at) else fire.onset
     clip_end = min(fire.onset + HORIZON_S, last if fire.end is None else min(last, fire.end))
     # a camera of which nothing came since the onset is no clip that ended at the onset
     broken = not complete or not smoky or any(_broken_off(f) for f in smoky)
@@ -313,7 +319,7 @@ def _view(
         censored_s=HORIZON_S if broken else max(0.0, clip_end - fire.onset),
         onset_source=(
             "clip_start"
-            if frames and fire.onset <= frames[0].captured_at
+            if len(captured_at) and fire.onset <= captured_at[0]
             else fire.onset_source or "scenario"
         ),
     )
@@ -487,7 +493,7 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
         plan = footage.plan
         outages = _merged(plan.outages)
         open_until = -math.inf
-        for frame, candidate in candidates(footage.frames, policy):
+        for frame, candidate in candidates(_near_claims(footage, policy), policy):
             at = candidate.completed_at
             kind = alarm_kind(footage, frame, outages)
             kinds["late" if kind is None else kind.value] += 1
@@ -527,7 +533,7 @@ def clear_time(footage: Footage) -> tuple[Seconds, Seconds]:
     for start, until in blocked:
         seconds = seconds - np.maximum(0, np.minimum(end, until) - np.maximum(begin, start))
     # labelled smoke that no fire of the plan explains: nobody knows how long
-    puzzling = np.array([bool(footage.frames[place].smoke) for place in places.tolist()], np.bool_)
+    puzzling = footage.smoke[places] == 1
     for start, until in fires:
         puzzling &= (begin < start) | (begin >= until)
     chosen = (seconds > 0) & ~puzzling

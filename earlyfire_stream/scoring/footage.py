@@ -8,11 +8,10 @@ from __future__ import annotations
 
 __all__ = ["Footage", "Frame", "FrameOutcome", "Keys", "footage", "keys", "packed"]
 
-import gc
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,17 @@ from earlyfire_stream.records import (
     ShotTable,
     Table,
 )
-from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict, burns
+from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict
 
 Frame = tuple[str, int]
 """(camera, seq)"""
 Array = NDArray[np.int64]
+Flags = NDArray[np.int8]
 _FATES = tuple(Fate)
 _REASONS = tuple(Reason)
 _NOT_COME = (Fate.UNSENT, Fate.LOST)
+_AT_ONCE = 4096
+"""Frames that are made together where all are asked for in turn."""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,11 @@ class FrameOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Footage:
-    """All frames of one camera, by capture, then seq."""
+    """All frames of one camera, by capture, then seq.
+
+    `frames` makes each frame when it is asked for; what looks at all of a long run reads the
+    columns, which say the same.
+    """
 
     plan: CameraPlan
     frames: Sequence[FrameOutcome]
@@ -87,8 +93,18 @@ class Footage:
     """Of each frame; scenario seconds."""
     captured_ns: Array
     """Of each frame, as its camera says."""
+    fate: Array
+    """Of each frame: its place in `Fate`."""
     came: NDArray[np.bool_]
     """Which frames reached the consumer."""
+    smoke: Flags
+    """1, 0, or -1 where nobody knows."""
+    marked: NDArray[np.bool_]
+    """Which frames have truth that says where the smoke is, or at least of which fire."""
+    says: Flags
+    """The verdict: 1 smoke, 0 none, -1 no readable answer."""
+    confidence: NDArray[np.float64]
+    """The verdict's; NaN without one."""
     records: Array
     """Where each frame's record stands in the consumer's log; -1 without one."""
 
@@ -96,6 +112,22 @@ class Footage:
     def timed(self) -> bool:
         """It has a truth and a cadence: it counts for detection, not only frame by frame."""
         return self.plan.truth and self.plan.cadence_s is not None
+
+    def those(self, places: NDArray[np.int64]) -> Sequence[FrameOutcome]:
+        """The frames at those places, made together."""
+        if isinstance(self.frames, _Frames):
+            return self.frames.at(places)
+        return [self.frames[place] for place in places.tolist()]
+
+    def judged_at(self, threshold: float) -> Footage:
+        """As if a verdict with a confidence meant smoke from the threshold on.
+
+        One without any, and one whose box an `ignore` polygon took, stands as it is.
+        """
+        frames = self.frames
+        assert isinstance(frames, _Frames)
+        frames = replace(frames, threshold=threshold)
+        return replace(self, frames=frames, says=frames.says())
 
 
 def packed(log: RunLog) -> tuple[RunLog, ShotTable, FrameTable]:
@@ -161,20 +193,7 @@ def footage(log: RunLog, key: Keys | None = None) -> tuple[Footage, ...]:
     shot[key.shots[::-1]] = np.arange(len(shots))[::-1]
     record[key.records[::-1]] = np.arange(len(frames))[::-1]
 
-    with _unhurried():
-        return _by_camera(log, key, _Columns(log, shots, frames, shot, record), record)
-
-
-@contextmanager
-def _unhurried() -> Iterator[None]:
-    """No garbage is looked for while a million objects are made that all stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return _by_camera(log, key, _Columns(log, shots, frames, shot, record), record)
 
 
 def _by_camera(log: RunLog, key: Keys, columns: _Columns, record: Array) -> tuple[Footage, ...]:
@@ -185,15 +204,21 @@ def _by_camera(log: RunLog, key: Keys, columns: _Columns, record: Array) -> tupl
     for place, camera in enumerate(key.cameras):
         plan = plans.get(camera) or CameraPlan(camera, truth=False)
         chosen = order[bounds[place] : bounds[place + 1]]
-        outcomes = columns.outcomes(plan, chosen, key.seq[chosen])
+        smoke = _smokes(plan, columns.smoke[chosen], columns.captured_at[chosen])
+        frames = _Frames(columns, plan, chosen, key.seq[chosen], smoke)
         result.append(
             Footage(
-                plan,
-                outcomes,
-                columns.captured_at[chosen],
-                columns.captured_ns[chosen],
-                columns.came[chosen],
-                record[chosen],
+                plan=plan,
+                frames=frames,
+                captured_at=columns.captured_at[chosen],
+                captured_ns=columns.captured_ns[chosen],
+                fate=columns.fate[chosen],
+                came=columns.came[chosen],
+                smoke=smoke,
+                marked=columns.truth[chosen] > 0,
+                says=frames.says(),
+                confidence=columns.confidence[chosen],
+                records=record[chosen],
             )
         )
     return tuple(result)
@@ -205,60 +230,115 @@ class _Columns:
     def __init__(
         self, log: RunLog, shots: ShotTable, frames: FrameTable, shot: Array, record: Array
     ) -> None:
-        self._log = log
-        self._shots = shots
-        self._shot, self._record = shot, record
+        self.log = log
+        self.shot, self.record = shot, record
         self.captured_at = _either(shots, frames, shot, record, "captured_at")
         self.captured_ns = _either(shots, frames, shot, record, "captured_ns")
-        self._unsent = _of(shots.column("unsent"), shot, _REASONS.index(Reason.NONE))
-        self._smoke = _of(shots.column("smoke"), shot, -1)
-        self._truth = _of(shots.column("truth"), shot, 0)
-        self._fate = _of(frames.column("fate"), record, _FATES.index(Fate.ABANDONED))
+        self.unsent = _of(shots.column("unsent"), shot, _REASONS.index(Reason.NONE))
+        self.smoke = _of(shots.column("smoke"), shot, -1)
+        self.truth = _of(shots.column("truth"), shot, 0)
+        self.truth_of = shots.truth
+        met = _of(frames.column("fate"), record, _FATES.index(Fate.ABANDONED))
         not_come = [_FATES.index(fate) for fate in _NOT_COME]
-        self.came = (record >= 0) & ~np.isin(self._fate, not_come)
-        answered = self._fate == _FATES.index(Fate.ANSWERED)
-        self._answer = np.where(answered, _of(frames.column("answer"), record, 0), 0)
-        self._verdicts = _Verdicts(frames)
+        self.came = (record >= 0) & ~np.isin(met, not_come)
+        sent = self.unsent == _REASONS.index(Reason.NONE)
+        self.fate = np.where(sent, met, _FATES.index(Fate.UNSENT))
+        answered = met == _FATES.index(Fate.ANSWERED)
+        answer = np.where(answered, _of(frames.column("answer"), record, 0), 0)
+        self.verdicts = _Verdicts(frames)
+        self.answer = np.where(self.verdicts.says(answer) >= 0, answer, 0)
+        """The number of its answer's verdict, from 1; 0 without one."""
+        self.confidence = self.verdicts.confidence(self.answer)
 
-    def outcomes(self, plan: CameraPlan, chosen: Array, seqs: Array) -> list[FrameOutcome]:
-        """Of one camera."""
-        smokes = _smokes(plan, self._smoke[chosen], self.captured_at[chosen])
-        log, truth_of, verdict_of = self._log, self._shots.truth, self._verdicts.one
-        none, unsent_fate = Reason.NONE, Fate.UNSENT
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frames(Sequence[FrameOutcome]):
+    """The frames of one camera, made when asked for."""
+
+    columns: _Columns
+    plan: CameraPlan
+    chosen: Array
+    """Their numbers."""
+    seqs: Array
+    smoke: Flags
+    threshold: float | None = None
+    """Confidence from which on a verdict means smoke; None: as it was given."""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameOutcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FrameOutcome]: ...
+    def __getitem__(self, index: int | slice) -> FrameOutcome | Sequence[FrameOutcome]:
+        if isinstance(index, slice):
+            return self.at(np.arange(len(self))[index])
+        return self.at(np.array([range(len(self))[index]]))[0]
+
+    def __iter__(self) -> Iterator[FrameOutcome]:
+        for start in range(0, len(self), _AT_ONCE):
+            yield from self.at(np.arange(start, min(start + _AT_ONCE, len(self))))
+
+    def says(self) -> Flags:
+        answer = self.columns.answer[self.chosen]
+        said = self.columns.verdicts.says(answer)
+        if self.threshold is not None:
+            sure = self.columns.confidence[self.chosen]
+            said = np.where(np.isnan(sure), said, sure >= self.threshold).astype(np.int8)
+        if self.plan.ignore:
+            boxed = np.flatnonzero(self.columns.verdicts.boxed(answer))
+            for place, frame in zip(boxed.tolist(), self.at(boxed), strict=True):
+                if frame.heeded and frame.verdict is not None:
+                    said[place] = frame.verdict.has_smoke
+        return said
+
+    def at(self, places: Array) -> list[FrameOutcome]:
+        columns, plan = self.columns, self.plan
+        chosen = self.chosen[places]
+        log, truth_of = columns.log, columns.truth_of
         result = []
-        for at, seq, unsent, truth, smoke, fate, came, answer, shot, record in zip(
-            self.captured_at[chosen].tolist(),
-            seqs.tolist(),
-            self._unsent[chosen].tolist(),
-            self._truth[chosen].tolist(),
-            smokes,
-            self._fate[chosen].tolist(),
-            self.came[chosen].tolist(),
-            self._answer[chosen].tolist(),
-            self._shot[chosen].tolist(),
-            self._record[chosen].tolist(),
+        for at, seq, unsent, truth, smoke, fate, came, told, shot, record in zip(
+            columns.captured_at[chosen].tolist(),
+            self.seqs[places].tolist(),
+            columns.unsent[chosen].tolist(),
+            columns.truth[chosen].tolist(),
+            self.smoke[places].tolist(),
+            columns.fate[chosen].tolist(),
+            columns.came[chosen].tolist(),
+            columns.verdicts.of(columns.answer[chosen]),
+            columns.shot[chosen].tolist(),
+            columns.record[chosen].tolist(),
             strict=True,
         ):
-            told = verdict_of(answer - 1) if answer else None
             verdict = heed(told, plan.ignore) if told is not None and plan.ignore else told
-            why, what = _REASONS[unsent], _FATES[fate]
+            heeded = verdict is not told
+            if self.threshold is not None and not heeded:
+                verdict = _judged(verdict, self.threshold)
             result.append(
                 FrameOutcome(
                     at,
                     seq,
-                    why,
+                    _REASONS[unsent],
                     truth_of(truth) if truth else (),
-                    smoke,
-                    what if why is none else unsent_fate,
+                    None if smoke < 0 else smoke == 1,
+                    _FATES[fate],
                     came,
                     verdict,
-                    verdict is not told,
+                    heeded,
                     log,
                     shot,
                     record,
                 )
             )
         return result
+
+
+def _judged(verdict: Verdict | None, threshold: float) -> Verdict | None:
+    if verdict is None or verdict.confidence is None:
+        return verdict
+    smoke = verdict.confidence >= threshold
+    return verdict if smoke is verdict.has_smoke else replace(verdict, has_smoke=smoke)
 
 
 def _of(column: NDArray[Any], places: Array, without: int) -> Array:
@@ -280,49 +360,72 @@ def _either(
 
 
 class _Verdicts:
-    """Verdicts by the place of their answer; those that say the same are one object."""
+    """Verdicts by the number of their answer, from 1; those that say the same are one object."""
 
     def __init__(self, frames: FrameTable) -> None:
         column = frames.answer_column
         self._repairs = frames.repairs
-        self._smoke = column("verdict").tolist()
-        self._width = column("w").tolist()
-        self._confidence = column("confidence").tolist()
-        self._repair = column("repairs").tolist()
-        self._boxes = np.stack([column(name) for name in ("xc", "yc", "w", "h")], axis=1)
+        self._smoke = column("verdict")
+        self._confidence = column("confidence")
+        self._repair = column("repairs")
+        self._box = [column(name) for name in ("xc", "yc", "w", "h")]
         self._plain = (Verdict(False), Verdict(True))
 
-    def one(self, place: int) -> Verdict | None:
-        smoke = self._smoke[place]
-        if smoke < 0:
-            return None
-        confidence, width, repair = (
-            self._confidence[place],
-            self._width[place],
-            self._repair[place],
-        )
-        known = confidence == confidence  # NaN stands for None
-        box = Box(*self._boxes[place].tolist()) if width == width else None
-        if not (known or box or repair):
-            return self._plain[smoke]
-        return Verdict(
-            smoke == 1, box, confidence if known else None, self._repairs(repair) if repair else ()
-        )
+    def says(self, answer: Array) -> Flags:
+        return _of(self._smoke, answer - 1, -1).astype(np.int8)
+
+    def confidence(self, answer: Array) -> NDArray[np.float64]:
+        return _known(self._confidence, answer)
+
+    def boxed(self, answer: Array) -> NDArray[np.bool_]:
+        return ~np.isnan(_known(self._box[2], answer))
+
+    def of(self, answer: Array) -> list[Verdict | None]:
+        """One by answer; None where that is 0."""
+        result: list[Verdict | None] = [None] * len(answer)
+        there = np.flatnonzero(answer)
+        number = answer[there] - 1
+        for place, smoke, confidence, repair, *box in zip(
+            there.tolist(),
+            self._smoke[number].tolist() if len(number) else (),
+            self._confidence[number].tolist() if len(number) else (),
+            self._repair[number].tolist() if len(number) else (),
+            *(side[number].tolist() if len(number) else () for side in self._box),
+            strict=True,
+        ):
+            known = confidence == confidence  # NaN stands for None
+            boxed = box[2] == box[2]
+            if not (known or boxed or repair):
+                result[place] = self._plain[smoke]
+                continue
+            result[place] = Verdict(
+                smoke == 1,
+                Box(*box) if boxed else None,
+                confidence if known else None,
+                self._repairs(repair) if repair else (),
+            )
+        return result
 
 
-def _smokes(plan: CameraPlan, labels: Array, captured_at: NDArray[Any]) -> list[bool | None]:
-    """Each frame's own label, else what the fires of the scenario say.
+def _known(column: NDArray[Any], answer: Array) -> NDArray[np.float64]:
+    """The column's value by answer; NaN where that is 0."""
+    if not len(column):
+        return np.full(len(answer), np.nan)
+    return np.where(answer > 0, column[answer - 1], np.nan)
+
+
+def _smokes(plan: CameraPlan, labels: Array, captured_at: NDArray[np.float64]) -> Flags:
+    """Each frame's own label, else what the fires of the scenario say; -1 unknown.
 
     A timed camera without fires is a negative one; an unlabelled still is unknown.
     """
     if not plan.truth:
-        return [None] * len(labels)
-    unknown = plan.cadence_s is None and not plan.fires
-    return [
-        bool(label)
-        if label >= 0
-        else None
-        if unknown
-        else any(burns(fire, at) for fire in plan.fires)
-        for label, at in zip(labels.tolist(), captured_at.tolist(), strict=True)
-    ]
+        return np.full(len(labels), -1, np.int8)
+    told = labels.astype(np.int8)
+    if plan.cadence_s is None and not plan.fires:
+        return told
+    burning = np.zeros(len(labels), np.int8)
+    for fire in plan.fires:
+        end = math.inf if fire.end is None else fire.end
+        burning[(fire.onset <= captured_at) & (captured_at < end)] = 1
+    return np.where(told >= 0, told, burning)

@@ -12,8 +12,10 @@ __all__ = ["OperatingPoint", "operating_curve", "parse_policies", "parse_thresho
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+
+import numpy as np
 
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.records import AlarmRecord, RunLog
@@ -25,7 +27,7 @@ from earlyfire_stream.scoring.early_fire import (
     few_false_alarms,
     harmonic_mean,
 )
-from earlyfire_stream.scoring.footage import Footage, FrameOutcome, footage
+from earlyfire_stream.scoring.footage import Footage, footage
 from earlyfire_stream.scoring.statistics import median, wilson_interval
 
 MOST_POINTS = 1000
@@ -130,23 +132,9 @@ def operating_curve(
     for k, n in policies or [(own.k, own.n)]:
         policy = own.model_copy(update={"k": k, "n": n, "min_confidence": 0.0})
         for threshold in thresholds:
-            judged = [_judged(one, threshold) for one in known]
+            judged = [one.judged_at(threshold) for one in known]
             points.append(_point(log, judged, threshold, policy, ()))
     return tuple(points)
-
-
-def _judged(camera: Footage, threshold: float) -> Footage:
-    return replace(camera, frames=[_at(frame, threshold) for frame in camera.frames])
-
-
-def _at(frame: FrameOutcome, threshold: float) -> FrameOutcome:
-    verdict = frame.verdict
-    if verdict is None or verdict.confidence is None or frame.heeded:
-        return frame
-    smoke = verdict.confidence >= threshold
-    if smoke is verdict.has_smoke:
-        return frame
-    return replace(frame, verdict=replace(verdict, has_smoke=smoke))
 
 
 def _point(
@@ -159,7 +147,6 @@ def _point(
     found: Sequence[View] = views(known, policy, alarms, log.complete)
     raised: FalseAlarms = false_alarms(known, policy)
     ttfds = [v.ttfd_s for v in found]
-    said = [f.verdict for one in known for f in one.frames if f.verdict is not None]
     per_day = raised.per_camera_day
     return OperatingPoint(
         threshold=threshold,
@@ -175,8 +162,10 @@ def _point(
         per_camera_day_interval=raised.interval,
         detection=math.fsum(map(earliness, ttfds)) / len(ttfds) if ttfds else None,
         false_alarms=None if per_day is None else few_false_alarms(per_day),
-        verdicts=len(said),
-        without_confidence=sum(v.confidence is None for v in said),
+        verdicts=sum(int((one.says >= 0).sum()) for one in known),
+        without_confidence=sum(
+            int(((one.says >= 0) & np.isnan(one.confidence)).sum()) for one in known
+        ),
     )
 
 

@@ -7,6 +7,8 @@ __all__ = ["BINS", "SizeBin", "by_size"]
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from earlyfire_stream.scoring.accuracy import IOU_MATCH, average_precision, best_iou
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.statistics import wilson_interval
@@ -79,7 +81,7 @@ def by_size(footages: Iterable[Footage]) -> tuple[SizeBin, ...]:
     for footage in footages:
         if not footage.plan.truth:
             continue
-        for frame in footage.frames:
+        for frame in footage.those(np.flatnonzero(footage.marked & (footage.says >= 0))):
             verdict = frame.verdict
             boxes = [t.box for t in frame.truth if t.box is not None]
             if verdict is None or not boxes:
