@@ -30,6 +30,7 @@ __all__ = [
     "ShotTable",
     "Snapshot",
     "Table",
+    "Tail",
     "key_frame",
     "load",
     "read_run",
@@ -42,6 +43,7 @@ import contextlib
 import errno
 import gzip
 import io
+import itertools
 import math
 import os
 import pickle
@@ -1171,3 +1173,120 @@ def _plan(v: Mapping[str, Any]) -> CameraPlan:
         "outages": tuple((start, end) for start, end in v["outages"]),
     }
     return CameraPlan(**{**v, **parts})
+
+
+# --- following -----------------------------------------------------------------------------------
+
+
+class Tail:
+    """A log that may still grow, read a piece at a time: each line once, and only when it is whole.
+
+    What is no record is skipped and counted: a page that follows a run has to go on.
+    """
+
+    def __init__(self, path: Path, piece_bytes: int = 1 << 18) -> None:
+        self._path = path
+        self._piece_bytes = piece_bytes
+        self._packed: list[Path] | None = None
+        """Rotated parts that were there before us; None before the first look."""
+        self._file: BinaryIO | None = None
+        self._lines: Iterator[bytes] = iter(())
+        self.broken = 0
+
+    def more(self) -> list[Entry | Mapping[str, Any]]:
+        """What came since the last call, up to a piece of it; empty where there is nothing new.
+
+        RunFolderError if it cannot be read. Notes are the mappings they are.
+        """
+        try:
+            return self._taken(self._piece())
+        except (OSError, EOFError, zlib.error) as why:
+            raise RunFolderError(f"{self._path}: cannot be read: {why}") from why
+
+    def _piece(self) -> list[bytes]:
+        if self._packed is None:
+            self._begin()
+        assert self._packed is not None
+        while self._packed:
+            piece = list(itertools.islice(self._lines, 1000))
+            if piece:
+                return piece
+            # the part that is read through is the first one; the next is opened when it has gone
+            self._packed.pop(0)
+            self._lines = self._unpacked(self._packed[0]) if self._packed else iter(())
+        if self._file is None:
+            if not self._path.exists():
+                return []
+            self._file = self._path.open("rb")
+        start = self._file.tell()
+        data = self._file.read(self._piece_bytes)
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) == self._piece_bytes:  # one line, longer than a piece
+            data += self._file.readline()
+            end = data.rfind(b"\n") + 1
+        self._file.seek(start + end)
+        if not data and self._rotated():
+            self._file.close()
+            self._file = None
+        return data[:end].splitlines()
+
+    def _begin(self) -> None:
+        while True:
+            before = _parts(self._path)[:-1] if self._path.exists() else _parts(self._path)
+            self._file = self._path.open("rb") if self._path.exists() else None
+            after = _parts(self._path)[:-1] if self._path.exists() else _parts(self._path)
+            if before == after:  # else it was rotated while we looked
+                break
+            if self._file is not None:
+                self._file.close()
+        self._packed = before
+        self._lines = self._unpacked(before[0]) if before else iter(())
+
+    def _unpacked(self, part: Path) -> Iterator[bytes]:
+        with _lines(part, part.suffix == ".gz") as file:
+            yield from file
+
+    def _rotated(self) -> bool:
+        """Whether our file, read to its end, is no longer the one that is written."""
+        assert self._file is not None
+        try:
+            return os.stat(self._path).st_ino != os.fstat(self._file.fileno()).st_ino
+        except FileNotFoundError:
+            return False  # between two names
+
+    def _taken(self, lines: Sequence[bytes]) -> list[Entry | Mapping[str, Any]]:
+        shots, frames, others = ShotTable(), FrameTable(), _Others()
+        taken: list[Entry | Mapping[str, Any]] = []
+        for line in lines:
+            try:
+                data = orjson.loads(line)
+                kind, value = data["k"], data["v"]
+                if kind == "frame":
+                    frames.take(value)
+                    taken.append(frames[-1])
+                elif kind == "shot":
+                    shots.take(value)
+                    taken.append(shots[-1])
+                else:
+                    told: Sequence[Sequence[Entry | Mapping[str, Any]]]
+                    told = others.alarms, others.explanations, others.notes
+                    before = [len(group) for group in told]
+                    _take_other(kind, value, others)
+                    taken += [
+                        group[-1] for group, n in zip(told, before, strict=True) if len(group) > n
+                    ]
+            except (
+                LookupError,
+                TypeError,
+                AttributeError,
+                ValueError,
+                ArithmeticError,
+                struct.error,
+            ):
+                self.broken += 1
+        return taken
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
