@@ -1255,7 +1255,7 @@ class Tail:
             return False  # between two names
 
     def _taken(self, lines: Sequence[bytes]) -> list[Entry | Mapping[str, Any]]:
-        shots, frames, others = ShotTable(), FrameTable(), _Others()
+        shots, frames = ShotTable(), FrameTable()
         taken: list[Entry | Mapping[str, Any]] = []
         for line in lines:
             try:
@@ -1268,13 +1268,9 @@ class Tail:
                     shots.take(value)
                     taken.append(shots[-1])
                 else:
-                    told: Sequence[Sequence[Entry | Mapping[str, Any]]]
-                    told = others.alarms, others.explanations, others.notes
-                    before = [len(group) for group in told]
+                    others = _Others()
                     _take_other(kind, value, others)
-                    taken += [
-                        group[-1] for group, n in zip(told, before, strict=True) if len(group) > n
-                    ]
+                    taken += [*others.alarms, *others.explanations, *others.notes]
             except (
                 LookupError,
                 TypeError,
