@@ -1,5 +1,5 @@
 # One target per intention. Everything is installed into .venv; nothing outside this folder is
-# touched, except that `make test` installs Mosquitto and Chromium where it may (root, apt).
+# touched, except that `make test` installs Mosquitto, Chromium and Prometheus where it may (root, apt).
 PYTHON ?= python3
 VENV   := .venv
 # What the worker's tests and `make speed-hf` run on; where the package index serves CUDA builds:
@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed speed-hf scale sweep overload clean mosquitto chromium
+.PHONY: help install demo test lint format typecheck speed speed-hf scale sweep overload clean mosquitto chromium prometheus
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -42,7 +42,7 @@ demo: $(VENV)/.base
 	@echo "== playing scenarios/demo.yaml: 90 seconds of eight cameras over a private MQTT broker =="
 	@$(BIN)/earlyfire run scenarios/demo.yaml
 
-test: $(VENV)/.dev mosquitto chromium
+test: $(VENV)/.dev mosquitto chromium prometheus
 	@echo "== tests =="
 	@$(BIN)/python -m pytest
 
@@ -67,6 +67,17 @@ chromium:
 	else \
 		echo "LEFT OUT: the tests that open a report in a browser (no Chromium found, and only root"; \
 		echo "          with apt can install it from here: apt-get install chromium)"; \
+	fi
+
+prometheus:
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "== installing Prometheus =="; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
+	else \
+		echo "LEFT OUT: the tests that need a real Prometheus (not installed, and only root with apt"; \
+		echo "          can install it from here: apt-get install prometheus, or brew install prometheus)"; \
 	fi
 
 lint: $(VENV)/.dev
