@@ -247,6 +247,8 @@ class Consumer:
         self._stop = asyncio.Event()
         self._over = False
         self._throttled_until_ns = 0
+        self._throttled_ns = 0
+        """Wall time for which the budget has held frames back; several workers wait at once."""
         self._usual_ns = 0.0
         """What a request has taken of late, a running mean."""
         self._last_tokens = self._max_tokens
@@ -284,6 +286,11 @@ class Consumer:
             concurrency=self.limit,
             duplicates=self.duplicates,
             refused=dict(self.refused),
+            online=self._inlet.online,
+            budget_waited_s=self._throttled_ns / 1e9,
+            dropped=self._inlet.counts.dropped,
+            turned_away=dict(self._inlet.counts.refused),
+            reconnects=self._inlet.counts.reconnects,
         )
 
     def stop(self) -> None:
@@ -633,7 +640,10 @@ class Consumer:
                 continue
             pause_s = self._budget.wait_s(self._last_tokens, self._now_s())
             if pause_s > 0 and len(self._mailbox):
-                self._throttled_until_ns = self._clock.wall_ns() + round(pause_s * 1e9)
+                now_ns = self._clock.wall_ns()
+                until_ns = now_ns + round(pause_s * 1e9)
+                self._throttled_ns += max(0, until_ns - max(now_ns, self._throttled_until_ns))
+                self._throttled_until_ns = max(self._throttled_until_ns, until_ns)
                 await asyncio.sleep(pause_s)
                 continue
             waiting = self._mailbox.take(self._clock.wall_ns())

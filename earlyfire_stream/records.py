@@ -24,6 +24,7 @@ __all__ = [
     "FrameTable",
     "Log",
     "Observer",
+    "Playing",
     "RunLog",
     "SecondLook",
     "Shot",
@@ -269,6 +270,34 @@ class Snapshot:
     """Requests that may be under way at a time, as things stand."""
     duplicates: int
     refused: Mapping[str, int]
+    online: frozenset[str] = frozenset()
+    """The cameras whose last status was online."""
+    budget_waited_s: float = 0.0
+    """Wall seconds in which frames waited and the budget had no tokens for them."""
+    dropped: int = 0
+    """Payloads that the bounded intake had to let go."""
+    turned_away: Mapping[str, int] = field(default_factory=dict)
+    """Payloads that the transport did not take in, by reason."""
+    reconnects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """What is about to run, for whoever watches; the words of run.json."""
+
+    run: str
+    scenario: str
+    role: str
+    """`run`, or the half that this process is: `cameras` or `consume`."""
+    engine: str
+    model: str
+    policy: str
+    """Of sampling."""
+    clock: str
+    duration_s: float | None = None
+    """Scenario seconds to play; None where the footage decides."""
+    network_outages: tuple[tuple[float, float], ...] = ()
+    """Scripted (start, end) of a camera's network, scenario seconds; one for each camera."""
 
 
 class Observer(Protocol):

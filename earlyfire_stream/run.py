@@ -9,7 +9,16 @@ before leaves nothing behind, and what is killed later can be scored.
 
 from __future__ import annotations
 
-__all__ = ["Options", "Outcome", "play", "play_cameras", "play_consumer", "report", "rescore"]
+__all__ = [
+    "Follower",
+    "Options",
+    "Outcome",
+    "play",
+    "play_cameras",
+    "play_consumer",
+    "report",
+    "rescore",
+]
 
 import asyncio
 import contextlib
@@ -19,13 +28,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat, check
 from earlyfire_stream.engines import create
-from earlyfire_stream.engines.base import Engine, Gauged
+from earlyfire_stream.engines.base import Engine, Gauged, Traits
 from earlyfire_stream.errors import Interrupted, TransportError, UsageError
 from earlyfire_stream.folder import KeyFrames, RunFile, free_name
 from earlyfire_stream.frames import shard_of
@@ -39,6 +48,7 @@ from earlyfire_stream.records import (
     FrameRecord,
     Log,
     Observer,
+    Playing,
     RunLog,
     Shot,
     Snapshot,
@@ -103,6 +113,19 @@ class Outcome:
     """None for a half that has nothing to score."""
     interrupted: bool
     warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """An observer that is also told what is about to run, what was explained, and the end."""
+
+    def opened(self, playing: Playing) -> None:
+        """Before `begin`."""
+
+    def explanation(self, record: Explanation) -> None: ...
+
+    def ended(self, folder: Path, score: Score | None) -> None:
+        """Everything is closed and written. `score` is None where there is nothing to score."""
 
 
 async def play(
@@ -176,6 +199,7 @@ async def play(
         fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell, truths)
         control = await _announce(run, link, loaded, clock, write_run)
         await _echo(inlet, control)
+        tell.opened(_playing("run", run, scenario, engine.traits))
         tell.begin(stock.plans, clock, consumer.snapshot)
         playing = _play_fleet(fleet, link, control, stop)
         async with _gauging(folder, engine, scenario, clock):
@@ -185,7 +209,9 @@ async def play(
     warnings = (*stock.reel.warnings, *keep.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
     tell.stage("scoring")
-    return Outcome(folder, rescore(folder), stop.is_set(), warnings)
+    result = rescore(folder)
+    tell.ended(folder, result)
+    return Outcome(folder, result, stop.is_set(), warnings)
 
 
 async def play_cameras(
@@ -210,6 +236,7 @@ async def play_cameras(
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
         fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell)
         control = await _announce(run, link, loaded, clock, write_run)
+        tell.opened(_playing("cameras", run, scenario))
         tell.begin(stock.plans, clock, None)
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(cameras_log.failed(), name="cameras log")
@@ -218,6 +245,7 @@ async def play_cameras(
         played_s = _played_s(clock, scenario)
     warnings = tuple(stock.reel.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
+    tell.ended(folder, None)
     return Outcome(folder, None, stop.is_set(), warnings)
 
 
@@ -296,13 +324,16 @@ async def play_consumer(
             on_alarm_frame=keep,
             on_missed_frame=keep.missed,
         )
+        tell.opened(_playing("consume", run, scenario, engine.traits))
         tell.begin(plans, clock, consumer.snapshot)
         async with _gauging(folder, engine, scenario, clock):
             await _watch(consumer, inlet, [records_log], clock, stop)
         played_s = _played_s(clock, scenario)
     warnings = tuple(keep.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
-    return Outcome(folder, rescore(folder) if plans else None, stop.is_set(), warnings)
+    result = rescore(folder) if plans else None
+    tell.ended(folder, result)
+    return Outcome(folder, result, stop.is_set(), warnings)
 
 
 def rescore(folder: Path, cameras: Path | None = None) -> Score:
@@ -724,11 +755,35 @@ def _note_end(log: Log, clock: Clock, consumer: Consumer, inlet: Inlet) -> None:
     )
 
 
+def _playing(role: str, run: str, scenario: Scenario, traits: Traits | None = None) -> Playing:
+    cut = [w for camera in expand(scenario) for w in camera.network.outages]
+    return Playing(
+        run=run,
+        scenario=scenario.name,
+        role=role,
+        engine="" if traits is None else traits.name,
+        model="" if traits is None else traits.model,
+        policy=scenario.sampling.policy,
+        clock=scenario.clock,
+        duration_s=scenario.duration,
+        network_outages=tuple((window.start, window.end) for window in cut),
+    )
+
+
 class _Tell:
     """Hands everything on to the observers."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
+        self._followers = [o for o in observers if isinstance(o, Follower)]
+
+    def opened(self, playing: Playing) -> None:
+        for follower in self._followers:
+            follower.opened(playing)
+
+    def ended(self, folder: Path, result: Score | None) -> None:
+        for follower in self._followers:
+            follower.ended(folder, result)
 
     def stage(self, text: str, share: float | None = None) -> None:
         for observer in self._observers:
@@ -754,6 +809,8 @@ class _Tell:
                     observer.frame(record)
                 case AlarmRecord():
                     observer.alarm(record)
+                case Explanation() if isinstance(observer, Follower):
+                    observer.explanation(record)
 
 
 class _Truths:

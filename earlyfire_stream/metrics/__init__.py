@@ -1,4 +1,4 @@
-"""A run as Prometheus sees it: what there is (`families`), counted (`observer`), served (`endpoint`)."""
+"""A run as Prometheus sees it: declared (`families`), counted (`observer`), served (`endpoint`)."""
 
 from earlyfire_stream.metrics.families import FAMILIES, PREFIX, Family, Kind, Role
 

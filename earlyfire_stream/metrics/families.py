@@ -206,8 +206,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "alarms",
         Kind.COUNTER,
-        "Alarms emitted; kind: true, false, unlocated (beside the fire), late (beyond the horizon of a "
-        "fire), unknown (no truth)",
+        "Alarms emitted; kind: true, false, unlocated (beside the fire), late (beyond a fire's "
+        "horizon), unknown (no truth)",
         ("kind",),
     ),
     Family(
