@@ -6,14 +6,20 @@ Sources: [S] the SAI benchmark's `evaluate.py`; [A] streaming accuracy after sAP
 from __future__ import annotations
 
 __all__ = [
+    "CameraBoxes",
     "Confusion",
     "Localization",
     "average_precision",
+    "camera_boxes",
     "confusion",
     "frame_score_v1",
+    "judged_sequence",
     "judged_sequences",
     "localization",
     "mean_frame_score_v1",
+    "pooled_boxes",
+    "rank",
+    "streamed",
     "streaming_accuracy",
 ]
 
@@ -86,16 +92,18 @@ def judged_sequences(footages: Iterable[Footage]) -> list[Judged]:
     It holds the frames that an engine was asked about, those whose truth is unknown left out. A
     camera of which none was asked gives an empty sequence, which scores 0 as it does in [S].
     """
-    sequences: list[Judged] = []
-    for footage in footages:
-        known = footage.smoke >= 0
-        if not footage.timed or (len(known) and not known.any()):
-            continue
-        asked = known & np.isin(footage.fate, _ASKED)
-        told = {-1: None, 0: False, 1: True}
-        predictions = [told[said] for said in footage.says[asked].tolist()]
-        sequences.append((predictions, (footage.smoke[asked] == 1).tolist()))
-    return sequences
+    return [found for found in map(judged_sequence, footages) if found is not None]
+
+
+def judged_sequence(footage: Footage) -> Judged | None:
+    """Of one camera; see `judged_sequences`."""
+    known = footage.smoke >= 0
+    if not footage.timed or (len(known) and not known.any()):
+        return None
+    asked = known & np.isin(footage.fate, _ASKED)
+    told = {-1: None, 0: False, 1: True}
+    predictions = [told[said] for said in footage.says[asked].tolist()]
+    return predictions, (footage.smoke[asked] == 1).tolist()
 
 
 def mean_frame_score_v1(sequences: Sequence[Judged], bad_json: BadJson = "discard") -> float | None:
@@ -185,16 +193,24 @@ def streaming_accuracy(frames: FrameTable, footages: Iterable[Footage]) -> float
     An answer to a frame can at best be there for the next one, so latency costs accuracy. Until a
     camera's first answer "no smoke" stands. None without frames of known truth.
     """
-    right = of = 0
+    counts = streamed(frames, footages)
+    return _share(sum(right for right, _ in counts), sum(of for _, of in counts))
+
+
+def streamed(frames: FrameTable, footages: Iterable[Footage]) -> list[tuple[int, int]]:
+    """(right, all) instants of each camera; see `streaming_accuracy`. Nothing of stills."""
     given_ns = frames.answer_column("answered_ns")
     answer = frames.column("answer").astype(np.int64)
+    counts = []
     for footage in footages:
+        right = of = 0
         if footage.timed:
             known = footage.smoke >= 0
             truth = footage.smoke == 1
-            right += int((_newest_by_then(footage, answer, given_ns) == truth)[known].sum())
-            of += int(known.sum())
-    return _share(right, of)
+            right = int((_newest_by_then(footage, answer, given_ns) == truth)[known].sum())
+            of = int(known.sum())
+        counts.append((right, of))
+    return counts
 
 
 def _newest_by_then(
@@ -220,6 +236,25 @@ def _share(part: int, whole: int) -> float | None:
 # --- boxes ---------------------------------------------------------------------------------------
 
 
+Overlap = tuple[float, float | None]
+"""Of a predicted box: its IoU with the truth box that fits best, and its confidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraBoxes:
+    """What one camera adds to `localization`."""
+
+    any_truth: bool
+    """The truth of some frame has a box."""
+    n: int
+    """Answered frames with truth boxes."""
+    overlaps: Sequence[Overlap]
+
+    @property
+    def matched(self) -> int:
+        return sum(iou >= IOU_MATCH for iou, _ in self.overlaps)
+
+
 @dataclass(frozen=True, slots=True)
 class Localization:
     """Boxes of answered frames against the truth; see `localization`."""
@@ -236,6 +271,19 @@ class Localization:
         """L = precision × recall = (matched/predicted)·(matched/n); 0 where nothing matched."""
         return self.matched**2 / (self.predicted * self.n) if self.matched else 0.0
 
+    def to_json(self) -> dict[str, object]:
+        return {
+            "ap40": self.ap40,
+            "ap50": self.ap50,
+            "n": self.n,
+            "predicted": self.predicted,
+            "matched": self.matched,
+            "precision": _share(self.matched, self.predicted),
+            "precision_interval": wilson_interval(self.matched, self.predicted),
+            "recall": _share(self.matched, self.n),
+            "recall_interval": wilson_interval(self.matched, self.n),
+        }
+
 
 def localization(footages: Iterable[Footage]) -> Localization | None:
     """How well the boxes lie; None if the truth has no boxes at all.
@@ -246,30 +294,39 @@ def localization(footages: Iterable[Footage]) -> Localization | None:
 
     `ap40` and `ap50` rank the same boxes by confidence; None if no box has one.
     """
+    return pooled_boxes([camera_boxes(footage) for footage in footages])
+
+
+def camera_boxes(footage: Footage) -> CameraBoxes:
+    """Of one camera; nothing of one without a truth."""
     any_truth = False
     n = 0
-    overlaps: list[tuple[float, float | None]] = []
-    for footage in footages:
-        if not footage.plan.truth:
+    overlaps: list[Overlap] = []
+    # a frame that shows no box and of which no smoke is claimed changes nothing
+    telling = (footage.marked | (footage.says == 1)) & footage.plan.truth
+    for frame in footage.those(np.flatnonzero(telling)):
+        verdict = frame.verdict
+        if verdict is None and any_truth:
             continue
-        # a frame that shows no box and of which no smoke is claimed changes nothing
-        telling = footage.marked | (footage.says == 1)
-        for frame in footage.those(np.flatnonzero(telling)):
-            verdict = frame.verdict
-            if verdict is None and any_truth:
-                continue
-            boxes = [t.box for t in frame.truth if t.box is not None]
-            any_truth = any_truth or bool(boxes)
-            if verdict is None or frame.smoke is None or (frame.smoke and not boxes):
-                continue
-            n += bool(boxes)
-            if verdict.has_smoke and verdict.box is not None:
-                overlaps.append((best_iou(verdict.box, boxes), verdict.confidence))
-    if not any_truth:
+        boxes = [t.box for t in frame.truth if t.box is not None]
+        any_truth = any_truth or bool(boxes)
+        if verdict is None or frame.smoke is None or (frame.smoke and not boxes):
+            continue
+        n += bool(boxes)
+        if verdict.has_smoke and verdict.box is not None:
+            overlaps.append((best_iou(verdict.box, boxes), verdict.confidence))
+    return CameraBoxes(any_truth, n, overlaps)
+
+
+def pooled_boxes(cameras: Sequence[CameraBoxes]) -> Localization | None:
+    """All cameras' boxes together; see `localization`."""
+    if not any(camera.any_truth for camera in cameras):
         return None
+    n = sum(camera.n for camera in cameras)
+    overlaps = [overlap for camera in cameras for overlap in camera.overlaps]
     ranked = any(confidence is not None for _, confidence in overlaps)
     return Localization(
-        matched=sum(iou >= IOU_MATCH for iou, _ in overlaps),
+        matched=sum(camera.matched for camera in cameras),
         predicted=len(overlaps),
         n=n,
         ap40=average_precision(overlaps, n, 0.4) if ranked and n else None,
@@ -282,9 +339,7 @@ def best_iou(predicted: Box, truth: Iterable[Box]) -> float:
     return max((predicted.iou(box) for box in truth), default=0.0)
 
 
-def average_precision(
-    overlaps: Sequence[tuple[float, float | None]], n: int, threshold: float
-) -> float:
+def average_precision(overlaps: Sequence[Overlap], n: int, threshold: float) -> float:
     """Area under the precision envelope over recall, all points.
 
     Boxes of equal confidence enter at once, so that their order cannot matter; boxes without one
@@ -292,8 +347,8 @@ def average_precision(
     """
     points: list[tuple[float, float]] = []
     matched = taken = 0
-    ranked = sorted(overlaps, key=_rank, reverse=True)
-    for _, group in groupby(ranked, key=_rank):
+    ranked = sorted(overlaps, key=rank, reverse=True)
+    for _, group in groupby(ranked, key=rank):
         for iou, _ in group:
             matched += iou >= threshold
             taken += 1
@@ -307,5 +362,6 @@ def average_precision(
     return area
 
 
-def _rank(overlap: tuple[float, float | None]) -> float:
+def rank(overlap: Overlap) -> float:
+    """Boxes come in falling order of it."""
     return -1.0 if overlap[1] is None else overlap[1]
