@@ -184,6 +184,7 @@ class Consumer:
         joined_late: bool = False,
         on_alarm_frame: Callable[[AlarmRecord, bytes], None] | None = None,
         on_missed_frame: Callable[[str, str, int, bytes], None] | None = None,
+        on_picture: Callable[[str, int, bytes], None] | None = None,
         limits: FrameLimits | None = None,
     ) -> None:
         """`foreign`: topics of other people's cameras, whose comments count for nothing.
@@ -192,7 +193,7 @@ class Consumer:
         refused; its frames would have fates that nobody scheduled.
         `pixels` False: the frames are blank (virtual time), so nothing is decoded for sampling.
         `on_missed_frame` gets (fire, camera, seq, jpeg) of a frame in which a fire burns and no
-        smoke was seen.
+        smoke was seen. `on_picture` gets (camera, seq, jpeg) of every sound frame as it comes.
         `joined_late`: what is missing before a camera's first arrival was lost to our absence.
         """
         self._run = run
@@ -208,6 +209,7 @@ class Consumer:
         self._joined_late = joined_late
         self._on_alarm_frame = on_alarm_frame
         self._on_missed_frame = on_missed_frame
+        self._on_picture = on_picture
         self.limits = limits or FrameLimits()
         traits = engine.traits
         self._prompt = prompt(scenario.engine.prompt, traits.coord_space)
@@ -467,6 +469,8 @@ class Consumer:
                 )
             )
             return
+        if self._on_picture is not None:
+            self._on_picture(arrival.camera, capture.seq, parsed.jpeg)
         waiting = Waiting(
             camera=arrival.camera,
             seq=capture.seq,

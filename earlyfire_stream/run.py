@@ -13,6 +13,7 @@ __all__ = [
     "Follower",
     "Options",
     "Outcome",
+    "Viewer",
     "play",
     "play_cameras",
     "play_consumer",
@@ -128,6 +129,17 @@ class Follower(Protocol):
         """Everything is closed and written. `score` is None where there is nothing to score."""
 
 
+@runtime_checkable
+class Viewer(Protocol):
+    """An observer that also wants to see: the pictures that come, and where key frames are kept."""
+
+    def kept_in(self, folder: Path) -> None:
+        """The run's folder, as soon as there is one."""
+
+    def picture(self, camera: str, seq: int, jpeg: bytes) -> None:
+        """A sound frame has come. It must be kept or left, not looked into: the stream goes on."""
+
+
 async def play(
     loaded: Loaded, options: Options, observers: Sequence[Observer], stop: asyncio.Event
 ) -> Outcome:
@@ -175,6 +187,7 @@ async def play(
         records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG, behind=cameras_log))
         truths = _Truths() if engine.traits.needs_truth else None
         keep = KeyFrames(folder)
+        tell.kept_in(folder)
 
         def emit(record: FrameRecord | AlarmRecord | Explanation) -> None:
             records_log.write(record)
@@ -195,6 +208,7 @@ async def play(
             pixels=not isinstance(stock.reel, BlankReel),
             on_alarm_frame=keep,
             on_missed_frame=keep.missed,
+            on_picture=tell.picture,
         )
         fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell, truths)
         control = await _announce(run, link, loaded, clock, write_run)
@@ -300,6 +314,7 @@ async def play_consumer(
             write_run(complete=False)
         records_log = await stack.enter_async_context(Log(folder / RECORDS_LOG))
         keep = KeyFrames(folder)
+        tell.kept_in(folder)
         known: dict[str, set[int]] = {}
         for record in earlier.frames if earlier is not None else ():
             known.setdefault(record.camera, set()).add(record.seq)
@@ -323,6 +338,7 @@ async def play_consumer(
             joined_late=clock.now() > 0 or earlier is not None,
             on_alarm_frame=keep,
             on_missed_frame=keep.missed,
+            on_picture=tell.picture,
         )
         tell.opened(_playing("consume", run, scenario, engine.traits))
         tell.begin(plans, clock, consumer.snapshot)
@@ -776,6 +792,7 @@ class _Tell:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
         self._followers = [o for o in observers if isinstance(o, Follower)]
+        self._viewers = [o for o in observers if isinstance(o, Viewer)]
 
     def opened(self, playing: Playing) -> None:
         for follower in self._followers:
@@ -784,6 +801,21 @@ class _Tell:
     def ended(self, folder: Path, result: Score | None) -> None:
         for follower in self._followers:
             follower.ended(folder, result)
+
+    def kept_in(self, folder: Path) -> None:
+        for viewer in self._viewers:
+            viewer.kept_in(folder)
+
+    @property
+    def picture(self) -> Callable[[str, int, bytes], None] | None:
+        """What is to be told of every sound frame; None where nobody wants to see."""
+        if len(self._viewers) == 1:
+            return self._viewers[0].picture
+        return self._show if self._viewers else None
+
+    def _show(self, camera: str, seq: int, jpeg: bytes) -> None:
+        for viewer in self._viewers:
+            viewer.picture(camera, seq, jpeg)
 
     def stage(self, text: str, share: float | None = None) -> None:
         for observer in self._observers:
