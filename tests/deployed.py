@@ -49,9 +49,12 @@ def rules(path: Path) -> list[dict[str, Any]]:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def exposed_names() -> set[str]:
-    """Every name under which Prometheus can find something that we declare."""
-    names = set()
+def exposed_names(in_words: bool = False) -> set[str]:
+    """Every name under which Prometheus can find something that we declare.
+
+    `in_words`: and those of whole histograms, which a text may name and no query can find.
+    """
+    names = {family.exposed for family in FAMILIES if in_words}
     for family in FAMILIES:
         endings = ("_bucket", "_sum", "_count") if family.kind is Kind.HISTOGRAM else ("",)
         names |= {family.exposed + ending for ending in endings}
@@ -68,7 +71,7 @@ def exposed_names() -> set[str]:
 def named_in(text: str) -> set[str]:
     """Every word that can only be one of our metrics; recorded ones have colons before it."""
     found = re.findall(rf"(?<![\w:.-]){PREFIX}[a-z0-9_]+(?![\w:*]|/|\.py)", text)
-    return set(found) - NOT_METRICS
+    return {name for name in found if not name.endswith("_")} - NOT_METRICS
 
 
 def recorded_in(text: str) -> set[str]:
