@@ -898,10 +898,15 @@ async def test_an_answer_that_breaks_off_ends_with_an_error_event(brain: Brain) 
 async def test_the_metrics_say_what_happened(brain: Brain) -> None:
     async with serving(Held(brain)) as running:
         answer = await running.ask(response_format=FORMAT)
-        async with running.http.get("/metrics") as response:
-            assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            text = await response.text()
-    measured = series(text)
+        measured: dict[str, float] = {}
+        async with asyncio.timeout(30):
+            # the answer leaves with its last token, before its batch has come to an end
+            while not measured.get("earlyfire_worker_tokens_total{kind=visual}"):
+                async with running.http.get("/metrics") as response:
+                    kind = response.headers["Content-Type"]
+                    text = await response.text()
+                measured = series(text)
+    assert kind.startswith("text/plain; version=0.0.4")
     assert measured["earlyfire_worker_requests_total{outcome=ok}"] == 1
     assert measured["earlyfire_worker_tokens_total{kind=visual}"] == 12
     output = measured["earlyfire_worker_tokens_total{kind=output}"]
