@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,10 @@ from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.live.screen import Watching, watch
+from earlyfire_stream.metrics.endpoint import Endpoint, parse_place, registry_of_process
+from earlyfire_stream.metrics.families import CAMERA_SERIES
+from earlyfire_stream.metrics.observer import METRICS_FILE, Metrics
+from earlyfire_stream.records import Observer
 from earlyfire_stream.records import load as read_log
 from earlyfire_stream.report.comparison import comparison, comparison_plain, worse_line
 from earlyfire_stream.report.operating import operating_table
@@ -59,6 +64,7 @@ LEFT_BEHIND = {
     "cameras.jsonl": "what the cameras scheduled and sent, with the truth",
     "frames": "the frames that raised alarms, and the first in which a fire was missed",
     "engine.jsonl": "what the engine's server told of itself",
+    METRICS_FILE: "the last values of all metrics, as Prometheus reads them",
     "run.json": "the scenario, its settings, versions and host",
 }
 """What a run folder may hold, in the order in which one would look at it."""
@@ -187,6 +193,23 @@ PasswordOpt = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the broker's password; else the environment."),
 ]
+MetricsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        help="Serve Prometheus' /metrics on this port; for other machines on host:port.",
+    ),
+]
+LingerOpt = Annotated[
+    str | None,
+    typer.Option("--linger", help="Serve the last values so long after the end, such as 30s."),
+]
+CameraSeriesOpt = Annotated[
+    int,
+    typer.Option(
+        "--camera-series", min=0, help="Fleets up to this size have series for each camera."
+    ),
+]
 BROKER_HELP = "auto, mosquitto, amqtt (private), memory, or mqtt[s]://[user@]host[:port]."
 
 
@@ -216,6 +239,9 @@ def run_command(
     fail_under: Annotated[
         str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
     ] = None,
+    metrics: MetricsOpt = None,
+    linger: LingerOpt = None,
+    camera_series: CameraSeriesOpt = CAMERA_SERIES,
 ) -> None:
     """Play a scenario: cameras, broker, watcher, score."""
     threshold = _threshold(fail_under)
@@ -236,8 +262,9 @@ def run_command(
         seed=seed,
     )
     options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
-    outcome = _play(run.play, loaded, options)
-    _finish(outcome, threshold)
+    with _measured(metrics, linger, camera_series) as measured:
+        outcome = _play(run.play, loaded, options, measured)
+        _finish(outcome, threshold)
 
 
 @app.command()
@@ -250,12 +277,16 @@ def cameras(
     password_file: PasswordOpt = None,
     out: OutOpt = Path("runs"),
     run_name: RunOpt = None,
+    metrics: MetricsOpt = None,
+    linger: LingerOpt = None,
+    camera_series: CameraSeriesOpt = CAMERA_SERIES,
 ) -> None:
     """Play only the cameras, into your broker. Leaves the cameras' own log."""
     loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
     options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
-    outcome = _play(run.play_cameras, loaded, options)
-    _finish(outcome, None)
+    with _measured(metrics, linger, camera_series) as measured:
+        outcome = _play(run.play_cameras, loaded, options, measured)
+        _finish(outcome, None)
 
 
 @app.command()
@@ -284,6 +315,9 @@ def consume(
     topic: Annotated[
         str | None, typer.Option(help="Watch other people's cameras: site/{camera}/image.")
     ] = None,
+    metrics: MetricsOpt = None,
+    linger: LingerOpt = None,
+    camera_series: CameraSeriesOpt = CAMERA_SERIES,
 ) -> None:
     """Only watch what cameras send to your broker."""
     loaded = _loaded(
@@ -307,8 +341,9 @@ def consume(
         shards=_shards(shard),
         topic=topic,
     )
-    outcome = _play(run.play_consumer, loaded, options)
-    _finish(outcome, None)
+    with _measured(metrics, linger, camera_series) as measured:
+        outcome = _play(run.play_consumer, loaded, options, measured)
+        _finish(outcome, None)
 
 
 def _printing(told: Callable[[], Any]) -> Callable[[bool], None]:
@@ -902,10 +937,48 @@ def _threshold(text: str | None) -> float | None:
         raise UsageError(f"--fail-under {text!r}: write efs=60") from None
 
 
-Play = Callable[[Loaded, run.Options, list[Watching], asyncio.Event], Awaitable[run.Outcome]]
+@contextlib.contextmanager
+def _measured(place: str | None, linger: str | None, camera_series: int) -> Iterator[Metrics]:
+    """What counts a run; served at `place`, and for as long after the end as `linger` says."""
+    linger_s = _seconds(linger) or 0.0
+    if place is None and linger_s:
+        raise UsageError("--linger serves the metrics after the end: say where with --metrics 9464")
+    registry = registry_of_process()
+    measured = Metrics(registry, camera_series)
+    if place is None:
+        yield measured
+        return
+    with Endpoint(registry, *parse_place(place)) as endpoint:
+        typer.echo(f"metrics: {endpoint.url}", err=True)
+        try:
+            yield measured
+        except typer.Exit as why:
+            if why.exit_code != INTERRUPTED:
+                _stay(endpoint, linger_s)
+            raise
+        _stay(endpoint, linger_s)
 
 
-def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
+def _stay(endpoint: Endpoint, seconds: float) -> None:
+    """Wait, so that the last values are scraped; Ctrl-C or SIGTERM ends it."""
+    if not seconds:
+        return
+    typer.echo(f"metrics stay at {endpoint.url} for {seconds:g} s (Ctrl-C: no longer)", err=True)
+    enough = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: enough.set()) for number in signals]
+    enough.wait(seconds)
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
+
+
+Play = Callable[[Loaded, run.Options, list[Observer], asyncio.Event], Awaitable[run.Outcome]]
+
+
+def _play(
+    play: Play, loaded: Loaded, options: run.Options, measured: Metrics | None = None
+) -> run.Outcome:
+    measured = measured or Metrics(registry_of_process())
     console = Console()
     scenario = loaded.scenario
     title = f"earlyfire · {scenario.name} · {scenario.engine.name}"
@@ -916,7 +989,7 @@ def _play(play: Play, loaded: Loaded, options: run.Options) -> run.Outcome:
         async def go() -> run.Outcome:
             stop = asyncio.Event()
             with _stop_on_signals(stop, watching):
-                return await play(loaded, options, [watching], stop)
+                return await play(loaded, options, [watching, measured], stop)
 
         try:
             return virtual_run(go()) if scenario.clock == "virtual" else asyncio.run(go())
