@@ -35,7 +35,7 @@ from earlyfire_stream.metrics.endpoint import Endpoint, parse_place, registry_of
 from earlyfire_stream.metrics.families import CAMERA_SERIES
 from earlyfire_stream.metrics.observer import METRICS_FILE, Metrics
 from earlyfire_stream.records import Observer
-from earlyfire_stream.records import load as read_log
+from earlyfire_stream.merged import load as read_log
 from earlyfire_stream.report.comparison import comparison, comparison_plain, worse_line
 from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
@@ -357,13 +357,27 @@ def _printing(told: Callable[[], Any]) -> Callable[[bool], None]:
     return show
 
 
+RunsArg = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN…", help="A run folder; or all parts of one run, as one."),
+]
+PartialOpt = Annotated[
+    bool, typer.Option("--partial", help="Leave out the cameras that are in none of the parts.")
+]
+
+
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folders: RunsArg,
     cameras_folder: Annotated[
         Path | None,
         typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The folder of the whole, for several RUNs."),
+    ] = None,
+    partial: PartialOpt = False,
     thresholds: Annotated[
         str | None,
         typer.Option(
@@ -389,15 +403,20 @@ def score(
         ),
     ] = False,
 ) -> None:
-    """Score a run folder again, offline; a killed run too."""
+    """Score a run folder again, offline; a killed run too. Several parts of a run become one."""
     threshold = _threshold(fail_under)
     grid = parse_thresholds(thresholds or "0.1:0.9:0.1")
     alarms = parse_policies(policies) if policies is not None else ()
-    result = run.rescore(folder, cameras_folder)
+    asked = _one_or_parts(folders, partial)
+    if isinstance(asked, Path) and output is not None:
+        raise UsageError("--output: one run folder keeps its own score; leave it out")
+    result = run.rescore(asked, cameras_folder, output, partial=partial)
+    folder = output or folders[0]
     told = result.to_json()
     points: tuple[OperatingPoint, ...] = ()
     if thresholds is not None or policies is not None:
-        points = operating_curve(read_log(folder, cameras_folder), grid, alarms)
+        log = read_log(folder, None if output is not None else cameras_folder)
+        points = operating_curve(log, grid, alarms)
         told["operating_curve"] = [point.to_json() for point in points]
     if as_json:
         typer.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
@@ -412,18 +431,28 @@ def score(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folders: RunsArg,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write; else report.html in the folder."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write, else report.html in RUN; for several RUNs their folder.",
+        ),
     ] = None,
     cameras_folder: Annotated[
         Path | None,
         typer.Option("--cameras", help="The folder that `earlyfire cameras` left."),
     ] = None,
+    partial: PartialOpt = False,
 ) -> None:
     """Write the report of a run: one HTML file that needs no network."""
-    typer.echo(f"written: {run.report(folder, cameras_folder, output)}")
+    asked = _one_or_parts(folders, partial)
+    typer.echo(f"written: {run.report(asked, cameras_folder, output, partial=partial)}")
+
+
+def _one_or_parts(folders: list[Path], partial: bool) -> Path | list[Path]:
+    return folders[0] if len(folders) == 1 and not partial else folders
 
 
 @app.command("compare")

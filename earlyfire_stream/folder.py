@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -62,7 +62,9 @@ class RunFile:
         clock: Clock,
         plans: Sequence[CameraPlan],
         broker: str,
+        part: Mapping[str, Any] | None = None,
     ) -> None:
+        """`part`: which part of which fleet; see `merged`."""
         scenario = loaded.scenario
         settings = resolved(scenario)
         self._folder = folder
@@ -83,6 +85,7 @@ class RunFile:
                 part: settings[part] for part in ("sampling", "budget", "alarm", "engine")
             },
             "cameras": plans,
+            "part": part,
             "versions": _versions(),
             "host": _host(),
             "git": _git_state(),

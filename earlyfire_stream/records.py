@@ -34,6 +34,8 @@ __all__ = [
     "Tail",
     "key_frame",
     "load",
+    "read_logs",
+    "read_plans",
     "read_run",
     "read_shots",
     "write_json",
@@ -56,7 +58,8 @@ import sys
 import threading
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
 from operator import itemgetter
 from pathlib import Path
@@ -253,6 +256,10 @@ class RunLog:
     alarm_policy: Mapping[str, Any] = field(default_factory=dict)
     """k, n, within (scenario seconds), min_confidence, repeat."""
     explanations: Sequence[Explanation] = ()
+    folders: Sequence[Path] = ()
+    """Of several folders read as one (`merged`): each of them, as its pictures are in it."""
+    doubts: Sequence[str] = ()
+    """What a reader must know of how it was put together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,6 +560,11 @@ class _Rows:
         rows = np.frombuffer(self.data, self._type)
         return np.ascontiguousarray(rows[name])
 
+    def where(self, chosen: NDArray[np.bool_]) -> _Rows:
+        return _filled(
+            self._layout, bytearray(np.frombuffer(self.data, self._type)[chosen].tobytes())
+        )
+
 
 def _filled(layout: Mapping[str, str], data: bytearray) -> _Rows:
     rows = _Rows(layout)
@@ -679,6 +691,13 @@ class ShotTable(Table[Shot]):
             len(name),
         )
         texts += name
+
+    def only(self, cameras: Collection[str]) -> ShotTable:
+        """The shots of these cameras."""
+        wanted = np.array([camera in cameras for camera in self.cameras], bool)
+        chosen = copy(self)
+        chosen._rows = self._rows.where(wanted[self.column("camera")] if len(self) else wanted[:0])
+        return chosen
 
     def truth(self, number: int) -> tuple[Truth, ...]:
         """By the number in the column `truth`."""
@@ -952,14 +971,34 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
         raise UsageError(
             f"{side}: plays another scenario than {folder}; they cannot be scored as one"
         )
-    with _reading_apart(side / CAMERAS_LOG) as scheduled:
+    plans = read_plans(cameras_run) or read_plans(run)
+    return read_logs(run, plans, [side], [folder])
+
+
+def read_plans(run: Mapping[str, Any]) -> tuple[CameraPlan, ...]:
+    """The cameras of a run.json; RunFolderError if they are none."""
+    try:
+        return tuple(_plan(c) for c in run["cameras"] or ())
+    except (LookupError, TypeError, ValueError) as why:
+        raise RunFolderError(f"{RUN_FILE}: its cameras cannot be read: {why!s:.200}") from why
+
+
+def read_logs(
+    run: Mapping[str, Any],
+    plans: Sequence[CameraPlan],
+    sides: Sequence[Path],
+    folders: Sequence[Path],
+) -> RunLog:
+    """The cameras' logs of `sides` and the records of `folders` as one; `run` speaks for all."""
+    scheduled_in = [side / CAMERAS_LOG for side in sides]
+    told_in = [folder / RECORDS_LOG for folder in folders]
+    with _reading_apart(scheduled_in) as scheduled:
         read = _Logs()
-        read.take(folder / RECORDS_LOG)
+        read.take(*told_in)
         before = scheduled()
     if len(before.frames) or len(read.shots):
         before = _Logs()  # a log that holds what belongs into the other: one after the other
-        before.take(side / CAMERAS_LOG)
-        before.take(folder / RECORDS_LOG)
+        before.take(*scheduled_in, *told_in)
         read = _Logs(shots=before.shots, frames=before.frames)
     shots, frames = before.shots, read.frames
     others = before.others
@@ -967,7 +1006,7 @@ def load(folder: Path, cameras: Path | None = None) -> RunLog:
     notes = others.notes
     return RunLog(
         run=run,
-        cameras=tuple(_plan(c) for c in cameras_run.get("cameras") or run["cameras"]),
+        cameras=plans,
         shots=shots,
         frames=frames,
         alarms=others.alarms,
@@ -1032,30 +1071,31 @@ class _Logs:
     frames: FrameTable = field(default_factory=FrameTable)
     others: _Others = field(default_factory=_Others)
 
-    def take(self, path: Path) -> None:
-        _read(path, self.shots, self.frames, self.others)
+    def take(self, *paths: Path) -> None:
+        for path in paths:
+            _read(path, self.shots, self.frames, self.others)
 
 
 @contextlib.contextmanager
-def _reading_apart(path: Path) -> Iterator[Callable[[], _Logs]]:
-    """Read a large log in a process of its own, so that another can be read meanwhile.
+def _reading_apart(paths: Sequence[Path]) -> Iterator[Callable[[], _Logs]]:
+    """Read large logs in a process of its own, so that others can be read meanwhile.
 
-    The function that is given waits for it. Should the process fail, for whatever reason, the log
-    is read here, which tells the true error.
+    The function that is given waits for it. Should the process fail, for whatever reason, the logs
+    are read here, which tells the true error.
     """
 
     def here() -> _Logs:
         logs = _Logs()
-        logs.take(path)
+        logs.take(*paths)
         return logs
 
-    if sum(part.stat().st_size for part in _parts(path)) < APART_BYTES:
+    if sum(part.stat().st_size for path in paths for part in _parts(path)) < APART_BYTES:
         yield here
         return
-    code = "import sys; from earlyfire_stream.records import hand_over; hand_over(sys.argv[1])"
+    code = "import sys; from earlyfire_stream.records import hand_over; hand_over(*sys.argv[1:])"
     try:
         started = subprocess.Popen(
-            [sys.executable, "-c", code, str(path)],
+            [sys.executable, "-c", code, *map(str, paths)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -1079,10 +1119,10 @@ def _reading_apart(path: Path) -> Iterator[Callable[[], _Logs]]:
             child.kill()
 
 
-def hand_over(path: str) -> None:
+def hand_over(*paths: str) -> None:
     """What the process of `_reading_apart` does."""
     logs = _Logs()
-    logs.take(Path(path))
+    logs.take(*map(Path, paths))
     pickle.dump(logs, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
 
 

@@ -38,7 +38,8 @@ from earlyfire_stream.engines import create
 from earlyfire_stream.engines.base import Engine, Gauged, Traits
 from earlyfire_stream.errors import Interrupted, TransportError, UsageError
 from earlyfire_stream.folder import KeyFrames, RunFile, free_name
-from earlyfire_stream.frames import shard_of
+from earlyfire_stream.frames import SHARDS, shard_of
+from earlyfire_stream.merged import load, whole
 from earlyfire_stream.records import (
     CAMERAS_LOG,
     GAUGES_LOG,
@@ -53,7 +54,6 @@ from earlyfire_stream.records import (
     RunLog,
     Shot,
     Snapshot,
-    load,
     write_json,
 )
 from earlyfire_stream.reel import (
@@ -181,6 +181,7 @@ async def play(
             clock,
             stock.plans,
             str(options.broker),
+            _part(loaded, stock.plans),
         )
         folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
@@ -307,7 +308,8 @@ async def play_consumer(
                 clock.speed = control.speed
                 clock.begin(control.start_ns)
         folder = options.folder or options.out / name
-        write_run = RunFile(folder, run, loaded, engine.traits, clock, plans, str(address))
+        part = None if foreign else _part(loaded, plans, options.shards)
+        write_run = RunFile(folder, run, loaded, engine.traits, clock, plans, str(address), part)
         if earlier is None:
             folder = write_run.new_folder()
         else:
@@ -352,19 +354,52 @@ async def play_consumer(
     return Outcome(folder, result, stop.is_set(), warnings)
 
 
-def rescore(folder: Path, cameras: Path | None = None) -> Score:
-    """Score a run folder; write its score.json and, beside it, its report."""
-    log = load(folder, cameras)
+def rescore(
+    folders: Path | Sequence[Path],
+    cameras: Path | None = None,
+    output: Path | None = None,
+    *,
+    partial: bool = False,
+) -> Score:
+    """Score a run folder; write its score.json and, beside it, its report.
+
+    Several folders are scored as the one run that they are parts of, into the folder `output`.
+    """
+    log, folder = _read(folders, cameras, output, partial)
     result = score(log)
     write_json(folder / "score.json", result.to_json())
     page.write(folder, log, result)
     return result
 
 
-def report(folder: Path, cameras: Path | None = None, output: Path | None = None) -> Path:
-    """Write the report of a run folder, beside its score or elsewhere; gives its place."""
-    log = load(folder, cameras)
-    return page.write(folder, log, score(log), output)
+def report(
+    folders: Path | Sequence[Path],
+    cameras: Path | None = None,
+    output: Path | None = None,
+    *,
+    partial: bool = False,
+) -> Path:
+    """Write the report of a run folder, beside its score or elsewhere; gives its place.
+
+    That of several folders, parts of one run, is written into the folder `output`.
+    """
+    several = not isinstance(folders, Path)
+    log, folder = _read(folders, cameras, output, partial)
+    return page.write(folder, log, score(log), None if several else output)
+
+
+def _read(
+    folders: Path | Sequence[Path], cameras: Path | None, output: Path | None, partial: bool
+) -> tuple[RunLog, Path]:
+    """The log, and the folder that what follows from it belongs into."""
+    if isinstance(folders, Path):
+        return load(folders, cameras), folders
+    if output is None:
+        raise UsageError("several run folders become one: name its folder with --output")
+    parts = whole(folders, cameras, partial=partial)
+    log = parts.read()
+    parts.write(output)
+    return log, output
 
 
 # --- opening -------------------------------------------------------------------------------------
@@ -600,6 +635,33 @@ def _check_same(
             f"--resume {options.folder}: this folder watched other cameras than {loaded.file} with "
             "these options; give the same scenario, --seed, --duration, --shard and --topic"
         )
+
+
+def _part(
+    loaded: Loaded, plans: Sequence[CameraPlan], shards: frozenset[int] | None = None
+) -> dict[str, object] | None:
+    """Which part of the fleet these cameras are, for `merged`; None where they are all of it."""
+    if loaded.part is None and shards is None:
+        return None
+    fleet = loaded.scenario if loaded.part is None else loaded.part.whole
+    places = {camera.id: place for place, camera in enumerate(expand(fleet))}
+    part = loaded.part
+    return {
+        "of": "shards" if part is None else "cameras",
+        "name": _shards_name(shards or frozenset()) if part is None else f"{part.k}/{part.n}",
+        "digest": digest(fleet),
+        "cameras": len(places),
+        "places": [places[plan.id] for plan in plans],
+    }
+
+
+def _shards_name(shards: frozenset[int]) -> str:
+    """`1/4` for the shards s with s mod 4 = 1; else each of them."""
+    for size in (SHARDS, *range(1, SHARDS)):
+        least = min(shards, default=0)
+        if least < size and shards == frozenset(range(least, SHARDS, size)):
+            return f"{least}/{size}"
+    return ",".join(map(str, sorted(shards)))
 
 
 # --- playing -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ LAYERS: dict[str, int] = {
     "scenario": 1,
     "frames": 1,
     "records": 1,
+    "merged": 1,
     "tokens": 2,
     "sampling": 2,
     "mailbox": 2,
@@ -52,6 +53,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("scenario", "verdict"),
     ("scenario", "records"),  # a camera's plan is what the scorer knows of a scenario
     ("records", "verdict"),
+    ("merged", "records"),
     ("frames", "verdict"),
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline

@@ -69,10 +69,12 @@ class _Candidate:
 
 
 def gallery(folder: Path, log: RunLog, everything: Sequence[Footage]) -> Gallery:
-    """The pictures to show: alarms of every kind by turns, then misses."""
-    kept = folder / "frames"
-    if not kept.is_dir():
-        return Gallery((), 0, 0)
+    """The pictures to show: alarms of every kind by turns, then misses.
+
+    Those of a run that was scored from several folders lie in these.
+    """
+    places = [place / "frames" for place in log.folders or (folder,)]
+    kept = {path.name: path for place in places if place.is_dir() for path in place.iterdir()}
     explanations = {(e.camera, e.seq): e.text for e in log.explanations if not e.error}
     chosen = list(_by_turns(_candidates(kept, log, everything)))
     pictures: list[Picture] = []
@@ -95,10 +97,9 @@ def gallery(folder: Path, log: RunLog, everything: Sequence[Footage]) -> Gallery
 
 
 def _candidates(
-    kept: Path, log: RunLog, everything: Sequence[Footage]
+    kept: Mapping[str, Path], log: RunLog, everything: Sequence[Footage]
 ) -> Mapping[str, Sequence[_Candidate]]:
-    names = {path.name for path in kept.iterdir()}
-    numbers = {int(found[1]) for name in names if (found := _NUMBER.search(name))}
+    numbers = {int(found[1]) for name in kept if (found := _NUMBER.search(name))}
     alarmed = {(r.alarm.camera, r.alarm.seqs[-1]): r for r in log.alarms if r.emitted}
     groups: dict[str, list[_Candidate]] = {}
     for one in everything:
@@ -109,12 +110,12 @@ def _candidates(
             if record is None and (frame.verdict is None or frame.verdict.has_smoke):
                 continue
             name = key_frame(one.plan.id, frame.seq, "missed" if record is None else "alarm")
-            if name not in names:
+            if name not in kept:
                 continue
             kind = "missed" if record is None else alarm_kind(one, record, frame)
             burning = (f.onset for f in one.plan.fires if burns(f, frame.captured_at))
             onset = max(burning, default=None)
-            groups.setdefault(kind, []).append(_Candidate(kind, kept / name, frame, onset))
+            groups.setdefault(kind, []).append(_Candidate(kind, kept[name], frame, onset))
     return groups
 
 

@@ -402,7 +402,7 @@ def _warnings(
     distorted: bool,
 ) -> list[str]:
     """What a reader must know before believing the figures, gravest first."""
-    said = []
+    said = list(log.doubts)
     if ledger.balanced is False:
         said.append(
             f"the ledger does not balance; frames without a fate: {ledger.missing}, with more than "
