@@ -27,9 +27,9 @@ from earlyfire_stream.scoring.compare import (
     doubts,
     holm,
     parse_tolerances,
-    restricted_mean,
     worse,
 )
+from earlyfire_stream.scoring.curves import restricted_mean
 from earlyfire_stream.scoring.early_fire import score
 from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict
 from tests.playing import Nursery, camera, pictures, run_folders, scenario

@@ -15,6 +15,7 @@ __all__ = [
     "Detected",
     "Doubt",
     "Figure",
+    "Measured",
     "Moved",
     "Rates",
     "Side",
@@ -24,7 +25,6 @@ __all__ = [
     "holm",
     "label",
     "parse_tolerances",
-    "restricted_mean",
     "worse",
 ]
 
@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from earlyfire_stream.errors import UsageError
-from earlyfire_stream.records import FirePlan, RunLog
+from earlyfire_stream.records import FirePlan, FrameTable, RunLog
 from earlyfire_stream.scenario.load import loads
 from earlyfire_stream.scenario.units import parse_seconds
 from earlyfire_stream.scoring.accuracy import (
@@ -51,6 +51,7 @@ from earlyfire_stream.scoring.accuracy import (
     mean_frame_score_v1,
 )
 from earlyfire_stream.scoring.answers import VALID_SHARE, WORTHLESS, Served, quickness
+from earlyfire_stream.scoring.curves import restricted_mean
 from earlyfire_stream.scoring.detection import (
     HORIZON_S,
     View,
@@ -65,6 +66,7 @@ from earlyfire_stream.scoring.early_fire import (
     score,
 )
 from earlyfire_stream.scoring.footage import Footage, footage, packed
+from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
 from earlyfire_stream.scoring.pairs import Pairs, pairs
 from earlyfire_stream.scoring.statistics import (
     ALPHA,
@@ -85,6 +87,9 @@ UNDEFINED_AT_MOST = 0.05
 """Share of resamples in which a figure may be undefined; beyond, it has no interval."""
 STILL_S = 1e-3
 """A TTFD that changed by less did not move."""
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE_FRAMES = 60_000
+"""Frames up to which operating curves are computed; each threshold reads them all again."""
 BINS = 1024
 """Latencies are resampled by so many values at most, evenly many answers each."""
 
@@ -312,7 +317,7 @@ ViewKey = tuple[str, str, str]
 
 
 @dataclass(slots=True)
-class _Measured:
+class Measured:
     """What a side's runs add to every figure, by cluster."""
 
     sums: dict[Cluster, Floats]
@@ -326,15 +331,24 @@ class _Measured:
     boxed: bool
     """The truth has boxes."""
     scores: list[Score]
+    runs: list[Mapping[str, Any]]
+    """Each one's `run.json`."""
+    curves: list[tuple[OperatingPoint, ...]]
+    """Each one's operating curve; empty where there is none."""
+    why_no_curve: str
 
 
-def _measure(side: Side) -> _Measured:
-    found = _Measured({}, {}, {}, {}, {}, [], False, [])
+def _measure(side: Side) -> Measured:
+    found = Measured({}, {}, {}, {}, {}, [], False, [], [], [], "")
     for log in side.logs:
         digest = str(log.run.get("digest", ""))
         mark = f" seed {log.run.get('seed')}" if len(side.logs) > 1 and _redrawn(log) else ""
         result = score(log)
         found.scores.append(result)
+        found.runs.append(log.run)
+        points, why = _curve(log, result)
+        found.curves.append(points)
+        found.why_no_curve = found.why_no_curve or why
         by_camera: dict[str, list[View]] = {}
         for view in result.fires:
             by_camera.setdefault(view.camera, []).append(view)
@@ -342,6 +356,18 @@ def _measure(side: Side) -> _Measured:
         for one, spent in zip(everything, _served(log, everything), strict=True):
             _take_in(found, log, one, spent, by_camera.get(one.plan.id, ()), digest, mark)
     return found
+
+
+def _curve(log: RunLog, result: Score) -> tuple[tuple[OperatingPoint, ...], str]:
+    """The operating curve, or why there is none."""
+    if not result.fires or not result.false_alarms.camera_hours:
+        return (), "It needs fires and time without smoke."
+    if len(log.frames) > CURVE_FRAMES:
+        return (), f"Not computed for runs of more than {CURVE_FRAMES:,} frames."
+    confidences = FrameTable.of(log.frames).answer_column("confidence")
+    if not np.isfinite(confidences).any():
+        return (), "An engine gave no confidence, so that no threshold can be moved."
+    return operating_curve(log, THRESHOLDS), ""
 
 
 def _redrawn(log: RunLog) -> bool:
@@ -402,7 +428,7 @@ def _served(log: RunLog, everything: Sequence[Footage]) -> Iterator[_Spent]:
 
 
 def _take_in(
-    found: _Measured,
+    found: Measured,
     log: RunLog,
     one: Footage,
     spent: _Spent,
@@ -459,7 +485,7 @@ def _take_in(
         row[COLUMN[name]] += value
 
 
-def _row(found: _Measured, cluster: Cluster) -> Floats:
+def _row(found: Measured, cluster: Cluster) -> Floats:
     return found.sums.setdefault(cluster, np.zeros(len(COLUMNS)))
 
 
@@ -542,24 +568,6 @@ class _OfSums:
         sums = ours @ self.first + theirs @ self.other
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.formula(lambda name: sums[:, COLUMN[name]])
-
-
-def restricted_mean(times_s: Floats, detected: NDArray[np.bool_], weights: Floats) -> Floats:
-    """RMST to the horizon of each row of weights: Kaplan–Meier, each view counted so many times.
-
-    With weights of one the same as `statistics.survival`; NaN for a row without any weight.
-    """
-    times = np.clip(times_s, 0.0, HORIZON_S)
-    order = np.argsort(times, kind="stable")
-    times, detected, weights = times[order], detected[order], weights[:, order]
-    at_risk = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
-    starts = np.flatnonzero(np.r_[True, np.diff(times) > 0])
-    gone = np.add.reduceat(weights * detected, starts, axis=1)
-    risk = at_risk[:, starts]
-    share = np.cumprod(1 - np.divide(gone, risk, out=np.zeros_like(gone), where=risk > 0), axis=1)
-    lasting = np.diff(np.r_[times[starts], HORIZON_S])
-    whole = times[0] + share @ lasting
-    return np.where(at_risk[:, 0] > 0, whole, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -823,6 +831,8 @@ class Comparison:
     """Why they are not quite comparable, where that was wished all the same."""
     warnings: tuple[tuple[str, str], ...]
     """(whose, what) a reader must know of the runs themselves."""
+    measured: tuple[Measured, ...]
+    """What each side adds to it."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -858,6 +868,7 @@ def compare(sides: Sequence[Side], anyway: bool = False) -> Comparison:
         against=_adjusted(against),
         doubts=tuple(doubt.text for doubt in found),
         warnings=tuple(_warnings(measured)),
+        measured=tuple(measured),
     )
 
 
@@ -868,7 +879,7 @@ def _refusal(found: Sequence[Doubt]) -> str:
     return "\n".join(lines)
 
 
-def _warnings(measured: Sequence[_Measured]) -> Iterator[tuple[str, str]]:
+def _warnings(measured: Sequence[Measured]) -> Iterator[tuple[str, str]]:
     """What all runs say once, then what some say."""
     said = [dict.fromkeys(w for s in each.scores for w in s.warnings) for each in measured]
     everywhere = [w for w in said[0] if all(w in other for other in said)]
@@ -877,7 +888,7 @@ def _warnings(measured: Sequence[_Measured]) -> Iterator[tuple[str, str]]:
         yield from ((label(place), warning) for warning in each if warning not in everywhere)
 
 
-def _against(name: str, one: Side, two: Side, first: _Measured, other: _Measured) -> Against:
+def _against(name: str, one: Side, two: Side, first: Measured, other: Measured) -> Against:
     keys = [key for key in first.views if key in other.views]
     _pair_ttfds(keys, first, other)
     clusters = sorted(first.sums.keys() | other.sums.keys(), key=lambda c: (c[0] != "fire", c))
@@ -904,7 +915,7 @@ def _against(name: str, one: Side, two: Side, first: _Measured, other: _Measured
     )
 
 
-def _pair_ttfds(keys: Sequence[ViewKey], first: _Measured, other: _Measured) -> None:
+def _pair_ttfds(keys: Sequence[ViewKey], first: Measured, other: Measured) -> None:
     for each in (first, other):
         for row in each.sums.values():
             row[COLUMN["both"]] = row[COLUMN["ttfd"]] = 0.0
@@ -917,7 +928,7 @@ def _pair_ttfds(keys: Sequence[ViewKey], first: _Measured, other: _Measured) -> 
                 row[COLUMN["ttfd"]] += ttfd_s
 
 
-def _detected(keys: Sequence[ViewKey], first: _Measured, other: _Measured) -> Detected:
+def _detected(keys: Sequence[ViewKey], first: Measured, other: Measured) -> Detected:
     told = Counter(
         (first.views[key].parts is not None, other.views[key].parts is not None) for key in keys
     )
@@ -937,8 +948,8 @@ def _together(found: Sequence[Pairs]) -> Pairs:
 
 def _moved(
     keys: Sequence[ViewKey],
-    first: _Measured,
-    other: _Measured,
+    first: Measured,
+    other: Measured,
     seeds: Mapping[str, int | None],
 ) -> tuple[Moved, ...]:
     found = []
@@ -975,8 +986,8 @@ def _figures(
     clusters: Sequence[Cluster],
     fires: int,
     keys: Sequence[ViewKey],
-    first: _Measured,
-    other: _Measured,
+    first: Measured,
+    other: Measured,
     rates: Rates,
 ) -> Iterator[Figure]:
     column = {cluster: place for place, cluster in enumerate(clusters)}
@@ -1150,8 +1161,8 @@ def _permuted(value: _Value, clusters: int) -> tuple[float, int]:
 def _rmst(
     keys: Sequence[ViewKey],
     column: Mapping[Cluster, int],
-    first: _Measured,
-    other: _Measured,
+    first: Measured,
+    other: Measured,
     drawn: Floats | None,
 ) -> Figure:
     sides = []
@@ -1167,7 +1178,7 @@ def _rmst(
 
 
 def _latency_figures(
-    column: Mapping[Cluster, int], first: _Measured, other: _Measured, drawn: Floats | None
+    column: Mapping[Cluster, int], first: Measured, other: Measured, drawn: Floats | None
 ) -> Iterator[Figure]:
     sides = [
         np.concatenate(
@@ -1206,8 +1217,8 @@ def _average_precisions(
     column: Mapping[Cluster, int],
     ours: Floats,
     theirs: Floats,
-    first: _Measured,
-    other: _Measured,
+    first: Measured,
+    other: Measured,
     drawn: Floats | None,
 ) -> Iterator[Figure]:
     ranked = [any(c is not None for _, _, c in each.boxes) for each in (first, other)]
@@ -1230,7 +1241,7 @@ def _average_precisions(
         yield _valued(figure, value, len(column), drawn, tested=False)
 
 
-def _rates(first: _Measured, other: _Measured) -> Rates:
+def _rates(first: Measured, other: Measured) -> Rates:
     (a, hours_a), (b, hours_b) = (
         (
             round(sum(row[COLUMN["episodes"]] for row in each.sums.values())),
