@@ -30,12 +30,14 @@ from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
+from earlyfire_stream.live.command import LiveCommand, LiveOpt, serving
+from earlyfire_stream.live.command import live as live_command
 from earlyfire_stream.live.screen import Watching, watch
+from earlyfire_stream.merged import load as read_log
 from earlyfire_stream.metrics.endpoint import Endpoint, parse_place, registry_of_process
 from earlyfire_stream.metrics.families import CAMERA_SERIES
 from earlyfire_stream.metrics.observer import METRICS_FILE, Metrics
 from earlyfire_stream.records import Observer
-from earlyfire_stream.merged import load as read_log
 from earlyfire_stream.report.comparison import comparison, comparison_plain, worse_line
 from earlyfire_stream.report.operating import operating_table
 from earlyfire_stream.report.summary import summary, summary_plain
@@ -202,7 +204,7 @@ MetricsOpt = Annotated[
 ]
 LingerOpt = Annotated[
     str | None,
-    typer.Option("--linger", help="Serve the last values so long after the end, such as 30s."),
+    typer.Option("--linger", help="Serve on so long after the end, such as 30s."),
 ]
 CameraSeriesOpt = Annotated[
     int,
@@ -213,7 +215,7 @@ CameraSeriesOpt = Annotated[
 BROKER_HELP = "auto, mosquitto, amqtt (private), memory, or mqtt[s]://[user@]host[:port]."
 
 
-@app.command("run")
+@app.command("run", cls=LiveCommand)
 def run_command(
     scenario: ScenarioArg,
     engine: EngineOpt = None,
@@ -239,6 +241,7 @@ def run_command(
     fail_under: Annotated[
         str | None, typer.Option(help="Exit with 99 if the score is lower, such as efs=60.")
     ] = None,
+    live: LiveOpt = None,
     metrics: MetricsOpt = None,
     linger: LingerOpt = None,
     camera_series: CameraSeriesOpt = CAMERA_SERIES,
@@ -262,8 +265,11 @@ def run_command(
         seed=seed,
     )
     options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
-    with _measured(metrics, linger, camera_series) as measured:
-        outcome = _play(run.play, loaded, options, measured)
+    with (
+        serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
+        _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
+    ):
+        outcome = _play(run.play, loaded, options, measured, shown)
         _finish(outcome, threshold)
 
 
@@ -289,7 +295,7 @@ def cameras(
         _finish(outcome, None)
 
 
-@app.command()
+@app.command(cls=LiveCommand)
 def consume(
     scenario: ScenarioArg,
     broker: Annotated[str, typer.Option(help="mqtt[s]://[user@]host[:port]")],
@@ -315,6 +321,7 @@ def consume(
     topic: Annotated[
         str | None, typer.Option(help="Watch other people's cameras: site/{camera}/image.")
     ] = None,
+    live: LiveOpt = None,
     metrics: MetricsOpt = None,
     linger: LingerOpt = None,
     camera_series: CameraSeriesOpt = CAMERA_SERIES,
@@ -341,8 +348,11 @@ def consume(
         shards=_shards(shard),
         topic=topic,
     )
-    with _measured(metrics, linger, camera_series) as measured:
-        outcome = _play(run.play_consumer, loaded, options, measured)
+    with (
+        serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
+        _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
+    ):
+        outcome = _play(run.play_consumer, loaded, options, measured, shown)
         _finish(outcome, None)
 
 
@@ -680,6 +690,7 @@ def _absolute(path: Path | None) -> str | None:
 
 
 app.command()(worker)
+app.command("live")(live_command)
 
 
 @app.command()
@@ -971,7 +982,7 @@ def _measured(place: str | None, linger: str | None, camera_series: int) -> Iter
     """What counts a run; served at `place`, and for as long after the end as `linger` says."""
     linger_s = _seconds(linger) or 0.0
     if place is None and linger_s:
-        raise UsageError("--linger serves the metrics after the end: say where with --metrics 9464")
+        raise UsageError("--linger serves on after the end: give --metrics 9464 or --live as well")
     registry = registry_of_process()
     measured = Metrics(registry, camera_series)
     if place is None:
@@ -1005,9 +1016,13 @@ Play = Callable[[Loaded, run.Options, list[Observer], asyncio.Event], Awaitable[
 
 
 def _play(
-    play: Play, loaded: Loaded, options: run.Options, measured: Metrics | None = None
+    play: Play,
+    loaded: Loaded,
+    options: run.Options,
+    measured: Metrics | None = None,
+    shown: Observer | None = None,
 ) -> run.Outcome:
-    measured = measured or Metrics(registry_of_process())
+    beside = [o for o in (measured or Metrics(registry_of_process()), shown) if o is not None]
     console = Console()
     scenario = loaded.scenario
     title = f"earlyfire · {scenario.name} · {scenario.engine.name}"
@@ -1018,7 +1033,7 @@ def _play(
         async def go() -> run.Outcome:
             stop = asyncio.Event()
             with _stop_on_signals(stop, watching):
-                return await play(loaded, options, [watching, measured], stop)
+                return await play(loaded, options, [watching, *beside], stop)
 
         try:
             return virtual_run(go()) if scenario.clock == "virtual" else asyncio.run(go())

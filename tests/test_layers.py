@@ -58,6 +58,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline
     ("reel", "sources"),
+    ("live", "report"),  # both draw a camera's frames with the same script
     ("blocks", "bench"),  # engines and samplings are written alike in both
     ("importers", "sources"),  # a video's length is what its source says
     ("engines", "worker"),  # doctor tells the memory that the worker asks for
