@@ -120,7 +120,8 @@ def results(log: RunLog, score: dict[str, Any], data: Path, names: Sequence[str]
     ):
         table.add_column(title, justify="left" if title == "sequence" else "right")
     fires = {fire["camera"]: fire for fire in score["fires"]}
-    episodes = score["false_alarms"]["by_camera"]
+    by_camera = score["false_alarms"]["by_camera"]
+    episodes = {camera: rate["episodes"] for camera, rate in by_camera.items()}
     for plan, name in zip(log.cameras, names, strict=True):
         fire = fires.get(plan.id)
         box = first_box_frame(data, name)

@@ -377,6 +377,25 @@ def test_the_rate_is_pooled_over_cameras_with_its_exact_interval() -> None:
     assert found.by_camera == {"east": 2}
     assert found.by_hour[3] == (1, 2.0)
     assert found.by_hour[0] == (0, 2.0)
+    # each camera alone: twice the interval, and of none up to 3.6889 in 12 hours
+    told = found.to_json()["by_camera"]
+    assert told == {
+        "east": {
+            "episodes": 2,
+            "camera_hours": 12.0,
+            "per_camera_day": 4.0,
+            "interval": pytest.approx([0.4844, 14.4493], abs=1e-4),
+        },
+        "west": {
+            "episodes": 0,
+            "camera_hours": 12.0,
+            "per_camera_day": 0.0,
+            "interval": pytest.approx([0.0, 7.3778], abs=1e-4),
+        },
+    }
+    assert found.to_json()["by_hour"]["3"]["interval"] == pytest.approx(  # type: ignore[index]
+        [0.3038, 66.8597], abs=1e-3
+    )
 
 
 # --- survival ------------------------------------------------------------------------------------

@@ -259,6 +259,72 @@ def test_eight_fires_are_needed_for_an_interval_of_detection() -> None:
     assert interval == (pytest.approx(0.99827, abs=1e-5), pytest.approx(0.99827, abs=1e-5))
 
 
+def eight_fires(seen: int) -> RunLog:
+    """Eight cameras with a fire each, of which the first `seen` are detected at once, after 1 s.
+
+    Two frames before the onset say "no smoke" in time; where a fire is missed, so does the third.
+    """
+    plans = [CameraPlan(f"c{i}", (FirePlan(f"f{i}", 120),), 60) for i in range(8)]
+    shots = [shot(p.id, i, i * 60.0) for p in plans for i in range(3)]
+    frames = [
+        answered(s, YES if s.seq == 2 and int(s.camera[1:]) < seen else NO, answered_s=1.0)
+        for s in shots
+    ]
+    return run_log(plans, shots, frames)
+
+
+def test_what_fires_tell_has_an_interval_from_drawing_them_again() -> None:
+    # v1 of a camera that sees its fire in the third of three frames: 1 + 0.2·(1 − 2/3) → 1, of one
+    # that does not: 2/3. k of eight drawn see it, 1 to 7 in the central 95 %.
+    found = score(eight_fires(4)).to_json()
+    assert found["frame_score_v1"] == pytest.approx(100 * 5 / 6)
+    assert found["frame_score_v1_interval"] == pytest.approx(
+        [100 * (2 + 1 / 8) / 3, 100 * (2 + 7 / 8) / 3]
+    )
+    assert found["frame_score_v1_sequences"] == 8
+    assert found["survival"]["rmst_interval_s"] is not None
+    # every answer takes 1 s, which is worth one half
+    assert found["terms"]["Q"] == 0.5
+    assert found["term_intervals"]["Q"] == [0.5, 0.5]
+    assert found["latency_s"]["scored"] == 24
+    assert found["latency_s"]["intervals"]["mean"] == [1.0, 1.0]
+    assert found["latency_s"]["intervals"]["p95"] is None  # itself withheld, under 130 answers
+    # Wilson's of 24 of 24, 0.862, over 0.95; Poisson's of no event in 8 times 120 s
+    assert found["term_intervals"]["K"] == [pytest.approx(0.8620 / 0.95, abs=1e-4), 1.0]
+    hours = 8 * 120 / 3600
+    assert found["term_intervals"]["F"] == [
+        pytest.approx(1 / (1 + 24 * 3.6889 / hours / 5), abs=1e-5),
+        1.0,
+    ]
+
+
+def test_under_eight_fires_their_figures_stand_without_an_interval() -> None:
+    found = score(figlib_like(STRATEGIES["perfect"], 1.0, with_boxes=True)).to_json()
+    assert found["frame_score_v1_interval"] is None
+    assert found["term_intervals"]["D"] is found["term_intervals"]["L"] is None
+    assert found["localization"]["ap40_interval"] is None
+
+
+def test_shares_of_boxes_and_answers_have_wilson_s_interval() -> None:
+    found = score(one_camera([YES, NO, None, NO, NO, NO, NO, NO, NO, NO], onset=0)).to_json()
+    assert found["answers"]["shares"]["bad_json"] == 0.1
+    assert found["answers"]["share_intervals"]["bad_json"] == pytest.approx(
+        [0.0179, 0.4042], abs=1e-4
+    )
+    boxed = score(figlib_like(STRATEGIES["3 frames late"], 1.0, with_boxes=True)).to_json()
+    assert boxed["localization"]["recall"] == 1.0
+    # of 38 of 38: 38/(38 + 1.96²)
+    assert boxed["localization"]["recall_interval"] == pytest.approx([0.9082, 1.0], abs=1e-4)
+
+
+def test_latency_stands_beside_what_the_engine_s_profile_states() -> None:
+    log = figlib_like(STRATEGIES["perfect"], 1.0, with_boxes=False)
+    stated = score(replace(log, run={"engine": {"reference_s": 0.25}})).to_json()["latency_s"]
+    assert (stated["reference"], stated["ratio"]) == (0.25, 4.0)
+    unknown = score(log).to_json()["latency_s"]
+    assert (unknown["reference"], unknown["ratio"]) == (None, None)
+
+
 def test_detected_within_minutes_has_wilsons_interval() -> None:
     late = one_camera(verdicts("FFFFFFT"), onset=60.0)  # 300 s after the onset, and a second
     assert score(late).detected_within(300) == 0

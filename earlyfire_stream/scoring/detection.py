@@ -10,6 +10,7 @@ __all__ = [
     "FalseAlarms",
     "Fleet",
     "Parts",
+    "Rate",
     "View",
     "alarm_kind",
     "classify",
@@ -23,7 +24,7 @@ __all__ = [
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import numpy as np
@@ -437,6 +438,37 @@ def fleet(found: Sequence[View]) -> tuple[Fleet, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """False alarms of some cameras or hours, with their exact Poisson interval per camera-day.
+
+    2 episodes in 12 h → 4 a camera-day, 0.484 to 14.45.
+    """
+
+    episodes: int
+    camera_hours: float
+
+    @property
+    def per_camera_day(self) -> float | None:
+        return 24 * self.episodes / self.camera_hours if self.camera_hours > 0 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        if self.camera_hours <= 0:
+            return None
+        low, high = poisson_interval(self.episodes)
+        return 24 * low / self.camera_hours, 24 * high / self.camera_hours
+
+    def to_json(self) -> dict[str, object]:
+        interval = self.interval
+        return {
+            "episodes": self.episodes,
+            "camera_hours": self.camera_hours,
+            "per_camera_day": self.per_camera_day,
+            "interval": None if interval is None else list(interval),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class FalseAlarms:
     """False alarms over all cameras; `interval` is λ's exact Poisson interval, per camera-day."""
 
@@ -448,29 +480,34 @@ class FalseAlarms:
     """Episodes of the cameras that had any."""
     by_hour: Mapping[int, tuple[int, float]]
     """Scenario hour of day, 0 to 23 → (episodes, camera-hours)."""
+    hours_by_camera: Mapping[str, float] = field(default_factory=dict)
+    """Camera-hours of each camera that was watched while nothing burnt."""
+
+    @property
+    def rates_by_camera(self) -> Mapping[str, Rate]:
+        """Of the cameras that were watched or had an episode."""
+        cameras = dict.fromkeys([*self.hours_by_camera, *self.by_camera])
+        return {
+            camera: Rate(self.by_camera.get(camera, 0), self.hours_by_camera.get(camera, 0.0))
+            for camera in cameras
+        }
 
     @property
     def per_camera_day(self) -> float | None:
         """λ = 24·Σ episodes / Σ hours; None without non-smoke time."""
-        return 24 * self.episodes / self.camera_hours if self.camera_hours > 0 else None
+        return Rate(self.episodes, self.camera_hours).per_camera_day
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        if self.camera_hours <= 0:
-            return None
-        low, high = poisson_interval(self.episodes)
-        return 24 * low / self.camera_hours, 24 * high / self.camera_hours
+        return Rate(self.episodes, self.camera_hours).interval
 
     def to_json(self) -> dict[str, object]:
         return {
-            "episodes": self.episodes,
-            "camera_hours": self.camera_hours,
-            "per_camera_day": self.per_camera_day,
-            "interval": None if self.interval is None else list(self.interval),
+            **Rate(self.episodes, self.camera_hours).to_json(),
             "low_exposure": self.camera_hours < 24,
-            "by_camera": dict(self.by_camera),
+            "by_camera": {name: rate.to_json() for name, rate in self.rates_by_camera.items()},
             "by_hour": {
-                str(hour): {"episodes": episodes, "camera_hours": hours}
+                str(hour): Rate(episodes, hours).to_json()
                 for hour, (episodes, hours) in sorted(self.by_hour.items())
             },
         }
@@ -486,7 +523,7 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
     by_camera: Counter[str] = Counter()
     episodes_by_hour: Counter[int] = Counter()
     seconds_by_hour: defaultdict[int, float] = defaultdict(float)
-    exposure: list[float] = []
+    exposure: dict[str, float] = {}
     for footage in footages:
         if not footage.timed:
             continue
@@ -502,19 +539,21 @@ def false_alarms(footages: Iterable[Footage], policy: AlarmPolicy) -> FalseAlarm
                 by_camera[plan.id] += 1
                 episodes_by_hour[_hour(at)] += 1
         begin, seconds = clear_time(footage)
-        exposure.append(float(seconds.sum()))
+        if len(seconds):
+            exposure[plan.id] = float(seconds.sum())
         hours = np.floor_divide(begin, 3600).astype(np.int64) % 24
         for hour in np.unique(hours).tolist():
             seconds_by_hour[hour] += float(seconds[hours == hour].sum())
     return FalseAlarms(
         episodes=by_camera.total(),
-        camera_hours=math.fsum(exposure) / 3600,
+        camera_hours=math.fsum(exposure.values()) / 3600,
         kinds=dict(sorted(kinds.items())),
         by_camera=dict(by_camera),
         by_hour={
             hour: (episodes_by_hour[hour], seconds_by_hour[hour] / 3600)
             for hour in sorted(episodes_by_hour.keys() | seconds_by_hour.keys())
         },
+        hours_by_camera={camera: seconds / 3600 for camera, seconds in exposure.items()},
     )
 
 

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from earlyfire_stream.errors import RunFolderError
@@ -31,13 +33,15 @@ from earlyfire_stream.scenario.models import AlarmPolicy
 from earlyfire_stream.scoring.accuracy import (
     Confusion,
     Localization,
+    camera_boxes,
     confusion,
-    judged_sequences,
-    localization,
-    mean_frame_score_v1,
-    streaming_accuracy,
+    frame_score_v1,
+    judged_sequence,
+    pooled_boxes,
+    streamed,
 )
 from earlyfire_stream.scoring.answers import (
+    VALID_SHARE,
     Answers,
     Explanations,
     Latency,
@@ -63,10 +67,17 @@ from earlyfire_stream.scoring.detection import (
 )
 from earlyfire_stream.scoring.footage import Footage, footage, keys, packed
 from earlyfire_stream.scoring.ledger import Ledger, balance
+from earlyfire_stream.scoring.resampling import (
+    Intervals,
+    clusters,
+    intervals,
+    latencies_by_camera,
+)
 from earlyfire_stream.scoring.statistics import (
     Survival,
     bootstrap_means,
     median,
+    median_interval,
     survival,
     wilson_interval,
 )
@@ -162,6 +173,8 @@ class Score:
     frame_score_v1: float | None
     frame_score_v1_parity: float | None
     """v1 with unreadable answers as "no smoke", to compare with [S]."""
+    sequences: int
+    """Of which v1 is the mean."""
     fires: tuple[View, ...]
     fleet: tuple[Fleet, ...]
     survival: Survival | None
@@ -171,6 +184,12 @@ class Score:
     streaming_accuracy: float | None
     localization: Localization | None
     latency: Latency
+    latency_frames: int
+    """Of which Q is the mean."""
+    reference_s: float | None
+    """The latency that the engine's own profile or calibration states; None without one."""
+    intervals: Intervals
+    """By drawing fires and quiet cameras again."""
     tokens: Tokens
     answers: Answers
     stages: Mapping[str, Stage]
@@ -188,6 +207,44 @@ class Score:
         """Over the detected views alone; `survival` counts the others too."""
         return median([v.ttfd_s for v in self.fires if v.ttfd_s is not None])
 
+    @property
+    def median_ttfd_interval_s(self) -> tuple[float, float] | None:
+        """From the order of the detected views alone; None under six."""
+        return median_interval([v.ttfd_s for v in self.fires if v.ttfd_s is not None])
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """Median latency over the engine's own reference: 2 is twice as slow as stated."""
+        if self.reference_s is None or self.latency.p50 is None:
+            return None
+        return self.latency.p50 / self.reference_s
+
+    @property
+    def latency_intervals(self) -> dict[str, tuple[float, float] | None]:
+        """By name; none of a percentile that is itself withheld."""
+        found = self.intervals.latency_s or {}
+        return {
+            name: found.get(name) if getattr(self.latency, name) is not None else None
+            for name in ("mean", "p50", "p90", "p95", "p99")
+        }
+
+    @property
+    def term_intervals(self) -> dict[str, tuple[float, float] | None]:
+        """D, L and Q by drawing fires again, F from λ's exact Poisson interval, K from Wilson's."""
+        per_day = self.false_alarms.interval
+        valid = wilson_interval(self.answers.valid, self.answers.sent)
+        return {
+            "D": self.detection_interval,
+            "F": None
+            if per_day is None
+            else (few_false_alarms(per_day[1]), few_false_alarms(per_day[0])),
+            "L": self.intervals.localization,
+            "Q": self.intervals.latency,
+            "K": None
+            if valid is None
+            else (min(1.0, valid[0] / VALID_SHARE), min(1.0, valid[1] / VALID_SHARE)),
+        }
+
     def detected_within(self, seconds: float) -> float | None:
         """Share of views detected within so many seconds of the onset."""
         return self._within(seconds) / len(self.fires) if self.fires else None
@@ -202,16 +259,26 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """Only finite numbers, strings, lists, dicts, booleans and None."""
         detected = sum(v.parts is not None for v in self.fires)
-        boxes = self.localization
+        drawn = self.intervals
         asked = self.answers
+        share_of = {
+            "valid": asked.valid,
+            "bad_json": asked.bad_json,
+            "timeout": asked.errors.get("timeout", 0),
+            "error": sum(asked.errors.values()) - asked.errors.get("unavailable", 0),
+        }
         return {
             "schema": SCHEMA,
             "early_fire_score": self.early_fire_score,
             "why_null": self.why_null,
             "early_fire_score_interval": _listed(self.interval),
             "frame_score_v1": self.frame_score_v1,
+            "frame_score_v1_interval": _listed(drawn.frame_score_v1),
             "frame_score_v1_parity": self.frame_score_v1_parity,
+            "frame_score_v1_parity_interval": _listed(drawn.frame_score_v1_parity),
+            "frame_score_v1_sequences": self.sequences,
             "terms": self.terms.to_json(),
+            "term_intervals": {name: _listed(ends) for name, ends in self.term_intervals.items()},
             "D_unlocated": self.detection_unlocated,
             "D_interval": _listed(self.detection_interval),
             "fires": [v.to_json() for v in self.fires],
@@ -222,6 +289,7 @@ class Score:
                 "recall": detected / len(self.fires) if self.fires else None,
                 "recall_interval": _listed(wilson_interval(detected, len(self.fires))),
                 "median_ttfd_s": self.median_ttfd_s,
+                "median_ttfd_interval_s": _listed(self.median_ttfd_interval_s),
                 "detected_within": {str(s): self.detected_within(s) for s in DETECTED_WITHIN_S},
                 "detected_within_intervals": {
                     str(s): _listed(self.detected_within_interval(s)) for s in DETECTED_WITHIN_S
@@ -230,16 +298,24 @@ class Score:
             "survival": None if self.survival is None else _survival_json(self.survival),
             "false_alarms": self.false_alarms.to_json(),
             "alarms": {"candidates": dict(self.false_alarms.kinds), "emitted": self.emitted_alarms},
-            "frames": {**self.frames.to_json(), "streaming_accuracy": self.streaming_accuracy},
-            "localization": {
-                "truth": "n/a" if boxes is None else "boxes",
-                "ap40": boxes.ap40 if boxes else None,
-                "ap50": boxes.ap50 if boxes else None,
-                "n": boxes.n if boxes else 0,
-                "predicted": boxes.predicted if boxes else 0,
-                "matched": boxes.matched if boxes else 0,
+            "frames": {
+                **self.frames.to_json(),
+                "streaming_accuracy": self.streaming_accuracy,
+                "streaming_accuracy_interval": _listed(drawn.streaming_accuracy),
             },
-            "latency_s": asdict(self.latency),
+            "localization": {
+                "truth": "n/a" if self.localization is None else "boxes",
+                **(self.localization or Localization(0, 0, 0, None, None)).to_json(),
+                "ap40_interval": _listed(drawn.ap40),
+                "ap50_interval": _listed(drawn.ap50),
+            },
+            "latency_s": {
+                **asdict(self.latency),
+                "intervals": {k: _listed(ends) for k, ends in self.latency_intervals.items()},
+                "scored": self.latency_frames,
+                "reference": self.reference_s,
+                "ratio": self.latency_ratio,
+            },
             "tokens": {
                 **asdict(self.tokens),
                 "visual_per_request": self.tokens.visual_per_request,
@@ -247,10 +323,10 @@ class Score:
             },
             "answers": {
                 **asdict(asked),
-                "shares": {
-                    "valid": asked.share(asked.valid),
-                    "bad_json": asked.share(asked.bad_json),
-                    "timeout": asked.share(asked.errors.get("timeout", 0)),
+                "shares": {name: asked.share(count) for name, count in share_of.items()},
+                "share_intervals": {
+                    name: _listed(wilson_interval(count, asked.sent))
+                    for name, count in share_of.items()
                 },
             },
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
@@ -272,8 +348,14 @@ def _survival_json(curve: Survival) -> dict[str, object]:
     return {
         "times_s": list(curve.times_s),
         "undetected": list(curve.undetected),
+        "intervals": [_listed(ends) for ends in curve.intervals],
+        "at_risk": list(curve.at_risk),
         "median_s": curve.median_s,
+        "median_interval_s": None
+        if curve.median_interval_s is None
+        else list(curve.median_interval_s),
         "rmst_s": curve.rmst_s,
+        "rmst_interval_s": _listed(curve.rmst_interval_s),
         "horizon_s": HORIZON_S,
     }
 
@@ -291,11 +373,11 @@ def score(log: RunLog) -> Score:
     known = tuple(f for f in everything if f.plan.truth)
     all_records = Served(frames, everything)
     known_records = Served(frames, known)
-    sequences = judged_sequences(known)
 
     found = views(known, policy, log.alarms, log.complete)
     alarms = false_alarms(known, policy)
-    boxes = localization(known)
+    boxed = [camera_boxes(one) for one in everything]
+    boxes = pooled_boxes(boxed)
     lambda_ = alarms.per_camera_day
     terms = Terms(
         detection=_mean([earliness(v.ttfd_s) for v in found]),
@@ -312,6 +394,12 @@ def score(log: RunLog) -> Score:
         ledger.fates.get(fate.value, 0)
         for fate in (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)
     )
+    v1 = _frame_scores(everything)
+    stream = np.array(streamed(frames, everything), float).reshape(len(everything), 2)
+    quality, latencies = latencies_by_camera(all_records, everything)
+    quality *= np.array([[one.plan.truth] for one in everything]).reshape(-1, 1)
+    detected = [v for v in found if v.ttfd_s is not None]
+    missed = [v for v in found if v.ttfd_s is None]
     by_fire: dict[str, list[float]] = {}
     for view in found:
         by_fire.setdefault(view.fire, []).append(earliness(view.ttfd_s))
@@ -322,21 +410,33 @@ def score(log: RunLog) -> Score:
         terms=terms,
         detection_unlocated=_mean([earliness(v.unlocated_ttfd_s) for v in found]),
         detection_interval=bootstrap_means(list(by_fire.values())),
-        frame_score_v1=mean_frame_score_v1(sequences),
-        frame_score_v1_parity=mean_frame_score_v1(sequences, "negative"),
+        frame_score_v1=_ratio(v1[:, 0], v1[:, 2]),
+        frame_score_v1_parity=_ratio(v1[:, 1], v1[:, 2]),
+        sequences=int(v1[:, 2].sum()),
         fires=found,
         fleet=fleet(found),
         survival=survival(
-            [v.ttfd_s for v in found if v.ttfd_s is not None],
-            [v.censored_s for v in found if v.ttfd_s is None],
+            [v.ttfd_s for v in detected if v.ttfd_s is not None],
+            [v.censored_s for v in missed],
             HORIZON_S,
+            [v.fire for v in (*detected, *missed)],
         ),
         false_alarms=alarms,
         emitted_alarms=sum(a.emitted for a in log.alarms),
         frames=confusion(known),
-        streaming_accuracy=streaming_accuracy(frames, known),
+        streaming_accuracy=_ratio(stream[:, 0], stream[:, 1]),
         localization=boxes,
         latency=spent,
+        latency_frames=int(quality[:, 1].sum()),
+        reference_s=_reference_s(log),
+        intervals=intervals(
+            clusters(everything),
+            boxes=boxed,
+            quality=quality,
+            v1=v1,
+            streamed=stream,
+            latencies=latencies,
+        ),
         tokens=tokens(all_records, watched_hours(everything)),
         answers=asked,
         stages=stages(all_records),
@@ -350,6 +450,27 @@ def score(log: RunLog) -> Score:
             _warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted)
         ),
     )
+
+
+def _frame_scores(footages: Sequence[Footage]) -> NDArray[np.float64]:
+    """By camera v1 and its parity mode, ×100, and 1; all 0 where it has no sequence."""
+    rows = np.zeros((len(footages), 3))
+    for row, one in zip(rows, footages, strict=True):
+        judged = judged_sequence(one)
+        if judged is not None:
+            row[:] = 100 * frame_score_v1(*judged), 100 * frame_score_v1(*judged, "negative"), 1
+    return rows
+
+
+def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> float | None:
+    whole = math.fsum(wholes)
+    return math.fsum(parts) / whole if whole else None
+
+
+def _reference_s(log: RunLog) -> float | None:
+    told = log.run.get("engine")
+    reference = told.get("reference_s") if isinstance(told, dict) else None
+    return float(reference) if isinstance(reference, int | float) and reference > 0 else None
 
 
 def alarm_policy(log: RunLog) -> AlarmPolicy:

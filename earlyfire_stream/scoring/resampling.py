@@ -8,7 +8,7 @@ seed; under MIN_CLUSTERS clusters that have anything to say there is no interval
 
 from __future__ import annotations
 
-__all__ = ["Intervals", "clusters", "intervals"]
+__all__ = ["Intervals", "clusters", "intervals", "latencies_by_camera"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earlyfire_stream.scoring.accuracy import IOU_MATCH, CameraBoxes, rank
+from earlyfire_stream.scoring.answers import WORTHLESS, Served, quickness
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.statistics import ALPHA, MIN_CLUSTERS, RESAMPLES, SEED
 
@@ -206,6 +207,31 @@ def _average_precision(sums: Floats) -> Floats:
 
 
 # --- latency -------------------------------------------------------------------------------------
+
+
+def latencies_by_camera(
+    served: Served, footages: Sequence[Footage]
+) -> tuple[Floats, Sequence[Floats]]:
+    """(sum of what latencies are worth, frames they are of) and each valid answer's ℓ, by camera.
+
+    `served` holds the records of these footages. What counts is what `latency_quality` counts.
+    """
+    count = len(footages)
+    camera = np.repeat(np.arange(count), [int((f.records >= 0).sum()) for f in footages])
+    valid = served.valid
+    spent_s = (served.of_answers("answered_ns", valid) - served.captured_ns[valid]) / 1e9
+    of, known = camera[valid], spent_s >= 0
+    judged = known & served.admitted[valid]
+    worthless = camera[served.admitted & served.met(*WORTHLESS)]
+    quality = np.column_stack(
+        [
+            np.bincount(of[judged], quickness(spent_s[judged]), minlength=count),
+            np.bincount(of[judged], minlength=count) + np.bincount(worthless, minlength=count),
+        ]
+    ).astype(float)
+    ends = np.searchsorted(of[known], np.arange(1, count))
+    return quality, np.split(spent_s[known], ends) if count else ()
+
 
 RANKS = (50, 90, 95, 99)
 
