@@ -625,7 +625,7 @@ class Metrics:
                     for name, camera in tuple(self._cameras.items())
                     if camera.plan is None or name in online
                 ],
-                np.int64,
+                np.float64,
             )
             for after_s in SILENT_AFTER_S:
                 counts[after_s] = int((now_ns - last_ns > after_s * 10**9).sum())
