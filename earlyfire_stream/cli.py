@@ -417,9 +417,7 @@ def score(
     threshold = _threshold(fail_under)
     grid = parse_thresholds(thresholds or "0.1:0.9:0.1")
     alarms = parse_policies(policies) if policies is not None else ()
-    asked = _one_or_parts(folders, partial)
-    if isinstance(asked, Path) and output is not None:
-        raise UsageError("--output: one run folder keeps its own score; leave it out")
+    asked = _one_or_parts(folders, partial or output is not None)
     result = run.rescore(asked, cameras_folder, output, partial=partial)
     folder = output or folders[0]
     told = result.to_json()
