@@ -106,6 +106,36 @@ def test_a_single_detection_has_no_band() -> None:
     assert told(late_by_three()).data["survival"]["band"] == []
 
 
+def test_false_alarms_of_each_camera_have_exposure_and_interval() -> None:
+    # 2 episodes in 12 hours: 4 a camera-day, 0.484 to 14.449; none in 12 hours: below 7.378
+    plans = [CameraPlan(c, cadence_s=3600) for c in ("east", "west")]
+    shots = [shot(p.id, i, i * 3600.0) for p in plans for i in range(13)]
+    frames = [answered(s, YES if s.camera == "east" and s.seq in (3, 5) else NO) for s in shots]
+    found = told(run_log(plans, shots, frames))
+    ((camera, episodes, hours, rate, low, high),) = found.data["blamed"]
+    assert (camera, episodes, hours, rate) == ("east", 2, 12.0, 4.0)
+    assert (low, high) == pytest.approx((0.4844, 14.4493), abs=1e-4)
+    (row,) = found.blamed
+    assert (row.label, row.value, row.interval, row.n) == (
+        "east", "4.0", "0.5 to 14.4", "2 in 12.00 h"
+    )  # fmt: skip
+    assert found.quiet == (
+        "1 camera without a false alarm, 12.00 camera-hours together: 0 a camera-day, 95 % below "
+        "7.38."
+    )
+    assert found.data["hours"][3][:4] == [3, 1, 2.0, 12.0]
+    assert "7.38." in render(found)
+
+
+def test_latency_is_held_against_the_engine_s_own_reference_or_the_specification_s() -> None:
+    log = late_by_three()
+    facts = {fact.label: fact for fact in told(log).latencies}
+    assert facts["Median to the references"].value == "4.00 × and 1.00 ×"  # 1 s to 0.25 and 1 s
+    stated = replace(log, run={"engine": {"reference_s": 0.5}})
+    facts = {fact.label: fact for fact in told(stated).latencies}
+    assert facts["Median to the engine's own reference"].value == "2.00 ×"
+
+
 def test_what_the_engine_s_server_told_is_drawn_and_its_names_stay_text(tmp_path: Path) -> None:
     lines = [
         {"k": "note", "v": {"what": "gauges", "wall_ns": at * SECOND, "scenario_s": at,

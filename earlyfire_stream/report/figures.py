@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from earlyfire_stream.records import AlarmRecord, FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring import Score
-from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, View, classify
+from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, Rate, View, classify
 from earlyfire_stream.scoring.footage import Footage, FrameOutcome
-from earlyfire_stream.scoring.statistics import Survival, percentile, poisson_interval
+from earlyfire_stream.scoring.statistics import Survival, percentile
 from earlyfire_stream.verdict import AlarmKind, Fate, Reason
 
 BINS = 120
@@ -38,6 +38,8 @@ LANE_FRAMES = 600
 """Single frames that one camera's timeline holds."""
 ALL_LANE_FRAMES = 12_000
 LANE_ALARMS = 60
+BLAMED = 20
+"""Cameras in the chart of false alarms."""
 PART_ROWS = 24
 """Views whose time is taken apart in a chart of their own, the slowest first."""
 
@@ -320,18 +322,24 @@ def _band(curve: Survival) -> list[list[float | None]]:
 
 def _hours(score: Score) -> list[list[Any]]:
     """Hour of day, episodes, camera-hours, and the rate per camera-day with its interval."""
-    rows = []
-    for hour, (episodes, hours) in sorted(score.false_alarms.by_hour.items()):
-        low, high = poisson_interval(episodes)
-        day = 24 / hours if hours > 0 else None
-        rate = [None if day is None else _plain(v * day) for v in (episodes, low, high)]
-        rows.append([hour, episodes, _plain(hours), *rate])
-    return rows
+    return [
+        [hour, *_rate(Rate(episodes, hours))]
+        for hour, (episodes, hours) in sorted(score.false_alarms.by_hour.items())
+    ]
 
 
 def _blamed(score: Score) -> list[list[Any]]:
-    found = sorted(score.false_alarms.by_camera.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [[camera, episodes] for camera, episodes in found[:20]]
+    """Cameras with an episode, the worst first; as `_hours`."""
+    found = score.false_alarms.rates_by_camera.items()
+    rows = [(camera, rate) for camera, rate in found if rate.episodes]
+    rows.sort(key=lambda row: (-row[1].episodes, -(row[1].per_camera_day or 0.0), row[0]))
+    return [[camera, *_rate(rate)] for camera, rate in rows[:BLAMED]]
+
+
+def _rate(rate: Rate) -> list[Any]:
+    ends = rate.interval or (None, None)
+    shown = [_plain(value) for value in (rate.per_camera_day, *ends)]
+    return [rate.episodes, _plain(rate.camera_hours), *shown]
 
 
 # --- the harness itself --------------------------------------------------------------------------

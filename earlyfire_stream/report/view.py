@@ -22,8 +22,9 @@ from earlyfire_stream.report.gallery import Gallery
 from earlyfire_stream.report.gauges import NOTHING, Gauges
 from earlyfire_stream.report.summary import clock, duration, number
 from earlyfire_stream.scoring import Score
-from earlyfire_stream.scoring.detection import View
-from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms, few_false_alarms
+from earlyfire_stream.scoring.answers import FULL_S, HALF_S
+from earlyfire_stream.scoring.detection import Rate, View
+from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
 from earlyfire_stream.scoring.statistics import (
@@ -35,6 +36,8 @@ from earlyfire_stream.scoring.statistics import (
 
 FIRE_ROWS = 200
 """Views that the table of the page lists; the rest stands in score.json."""
+CAMERA_ROWS = 200
+"""Cameras with false alarms that a table lists."""
 TOLD_ROWS = 100
 """Explanations shown; the rest stands in records.jsonl."""
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -120,6 +123,11 @@ class Page:
     fleet: tuple[Fact, ...]
     detection: tuple[Fact, ...]
     alarms: tuple[Fact, ...]
+    quiet: str
+    """Of the cameras without a false alarm, together; empty where there are none."""
+    blamed: tuple[Fact, ...]
+    """Cameras with false alarms, the worst first."""
+    blamed_hidden: int
     frames: tuple[Fact, ...]
     confusion: tuple[int, int, int, int]
     """tp, fp, fn, tn."""
@@ -157,6 +165,7 @@ def page(
     run = log.run
     engine = run.get("engine") or {}
     told = log.explanations
+    blamed = _blamed(score)
     return Page(
         title=str(run.get("scenario") or "a run"),
         run=str(run.get("run") or ""),
@@ -189,6 +198,9 @@ def page(
         fleet=_fleet(score),
         detection=_detection(score),
         alarms=_alarms(score),
+        quiet=_quiet(score),
+        blamed=blamed[:CAMERA_ROWS],
+        blamed_hidden=max(0, len(blamed) - CAMERA_ROWS),
         frames=_frames(score),
         confusion=(score.frames.tp, score.frames.fp, score.frames.fn, score.frames.tn),
         latencies=_latencies(score),
@@ -308,18 +320,15 @@ def _terms(score: Score) -> tuple[Term, ...]:
     found = score.false_alarms
     asked = score.answers
     boxes = score.localization
-    lambda_ = found.interval
+    sure = score.term_intervals
     fire_count = len({v.fire for v in score.fires})
-    bounds_f = None if lambda_ is None else tuple(few_false_alarms(x) for x in reversed(lambda_))
-    valid = wilson_interval(asked.valid, asked.sent)
-    bounds_k = None if valid is None else tuple(min(1.0, x / 0.95) for x in valid)
     unlocated = number(score.detection_unlocated, 3)
     rows: list[tuple[str, str, float | None, tuple[float, ...] | None, str, Terms]] = [
         (
             "D",
             "Detection and earliness",
             terms.detection,
-            score.detection_interval,
+            sure["D"],
             f"mean over {_count(len(score.fires), 'view')} of {_count(fire_count, 'fire')}; a miss "
             f"counts 0, an alarm at once 1, after 4 minutes 0.7. Without asking for the place: "
             f"{unlocated}",
@@ -329,7 +338,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "F",
             "Few false alarms",
             terms.false_alarms,
-            bounds_f,
+            sure["F"],
             f"1/(1 + λ/5), λ = {number(found.per_camera_day, 2)} per camera-day "
             f"({found.episodes} in {number(found.camera_hours, 2)} h)",
             replace(terms, false_alarms=1.0),
@@ -338,7 +347,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "L",
             "Localization",
             terms.localization,
-            None,
+            sure["L"],
             "the truth has no boxes"
             if boxes is None
             else "precision × recall of boxes at IoU ≥ 0.4: "
@@ -350,16 +359,16 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "Q",
             "Latency",
             terms.latency,
-            None,
-            "1 up to 0.25 s from capture to answer, one half at 1.0 s; expired frames, frames over "
-            "budget and errors count 0",
+            sure["Q"],
+            f"mean over {_count(score.latency_frames, 'frame')}: 1 up to 0.25 s from capture to "
+            "answer, one half at 1.0 s; expired frames, frames over budget and errors count 0",
             replace(terms, latency=1.0),
         ),
         (
             "K",
             "Readable answers",
             terms.answers,
-            bounds_k,
+            sure["K"],
             f"{asked.valid:,} of {asked.sent:,} requests answered readably; full from 95 %",
             replace(terms, answers=1.0),
         ),
@@ -507,6 +516,33 @@ def _alarms(score: Score) -> tuple[Fact, ...]:
     return tuple(rows)
 
 
+def _quiet(score: Score) -> str:
+    """What the cameras that never cried wolf say together: no alarm in so many hours."""
+    quiet = [rate for rate in score.false_alarms.rates_by_camera.values() if not rate.episodes]
+    together = Rate(0, sum(rate.camera_hours for rate in quiet))
+    if together.interval is None:
+        return ""
+    return (
+        f"{_count(len(quiet), 'camera')} without a false alarm, {number(together.camera_hours, 2)} "
+        f"camera-hours together: 0 a camera-day, 95 % below {number(together.interval[1], 2)}."
+    )
+
+
+def _blamed(score: Score) -> tuple[Fact, ...]:
+    found = score.false_alarms.rates_by_camera.items()
+    rows = [(camera, rate) for camera, rate in found if rate.episodes]
+    rows.sort(key=lambda row: (-row[1].episodes, -(row[1].per_camera_day or 0.0), row[0]))
+    return tuple(
+        Fact(
+            camera,
+            "n/a" if rate.per_camera_day is None else number(rate.per_camera_day, 1),
+            _between(rate.interval, 1),
+            f"{rate.episodes:,} in {number(rate.camera_hours, 2)} h",
+        )
+        for camera, rate in rows
+    )
+
+
 # --- frames, latency, tokens ---------------------------------------------------------------------
 
 
@@ -521,11 +557,14 @@ def _frames(score: Score) -> tuple[Fact, ...]:
         Fact(
             "Streaming accuracy",
             number(score.streaming_accuracy, 3),
+            _between(score.intervals.streaming_accuracy, 3),
             note="the newest answer given by each instant (sAP)",
         ),
         Fact(
             "Frame score v1",
             number(score.frame_score_v1, 1),
+            _between(score.intervals.frame_score_v1, 1),
+            _count(score.sequences, "camera"),
             note=f"{number(score.frame_score_v1_parity, 1)} with unreadable answers as “no smoke”",
         ),
     ]
@@ -533,8 +572,18 @@ def _frames(score: Score) -> tuple[Fact, ...]:
         facts += [
             _share_fact("Box precision, IoU ≥ 0.4", boxes.matched, boxes.predicted),
             _share_fact("Box recall, IoU ≥ 0.4", boxes.matched, boxes.n),
-            Fact("AP@0.4", number(boxes.ap40, 3), n=f"{boxes.n:,} frames with boxes"),
-            Fact("AP@0.5", number(boxes.ap50, 3), n=f"{boxes.n:,} frames with boxes"),
+            Fact(
+                "AP@0.4",
+                number(boxes.ap40, 3),
+                _between(score.intervals.ap40, 3),
+                f"{boxes.n:,} frames with boxes",
+            ),
+            Fact(
+                "AP@0.5",
+                number(boxes.ap50, 3),
+                _between(score.intervals.ap50, 3),
+                f"{boxes.n:,} frames with boxes",
+            ),
         ]
     return tuple(facts)
 
@@ -548,19 +597,41 @@ def _share_fact(label: str, hits: int, of: int) -> Fact:
 
 def _latencies(score: Score) -> tuple[Fact, ...]:
     spent = score.latency
+    ends = score.latency_intervals
     rows = [(50, spent.p50), (90, spent.p90), (95, spent.p95), (99, spent.p99)]
     facts = [
         Fact(
             f"p{rank}",
             seconds_text(value),
-            n=f"{spent.n:,} answers",
-            note=""
+            _seconds_between(ends[f"p{rank}"]),
+            f"{spent.n:,} answers",
+            ""
             if value is not None or not spent.n
             else f"stated from {FLOORS.get(rank, 1)} answers on",
         )
         for rank, value in rows
     ]
-    facts.append(Fact("Mean", seconds_text(spent.mean), n=f"{spent.n:,} answers"))
+    facts.append(
+        Fact(
+            "Mean", seconds_text(spent.mean), _seconds_between(ends["mean"]), f"{spent.n:,} answers"
+        )
+    )
+    if score.latency_ratio is not None and score.reference_s is not None:
+        facts.append(
+            Fact(
+                "Median to the engine's own reference",
+                f"{score.latency_ratio:,.2f} ×",
+                note=f"its profile states {seconds_text(score.reference_s)}",
+            )
+        )
+    elif spent.p50 is not None:
+        facts.append(
+            Fact(
+                "Median to the references",
+                f"{spent.p50 / FULL_S:,.2f} × and {spent.p50 / HALF_S:,.2f} ×",
+                note="of the specification: 0.25 s on a GPU, 1 s on a CPU",
+            )
+        )
     return tuple(facts)
 
 
@@ -789,6 +860,10 @@ def _between(bounds: Sequence[float] | None, digits: int) -> str:
 
 def _shares(bounds: Interval | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.0%} to {bounds[1]:.0%}"
+
+
+def _seconds_between(bounds: Interval | None) -> str:
+    return "" if bounds is None else " to ".join(map(seconds_text, bounds))
 
 
 def _open_ends(bounds: tuple[float | None, float | None] | None) -> str:

@@ -168,18 +168,31 @@
     element("p", "small dim", figure, "Shaded hours were watched; lines are exact Poisson intervals, arrows leave the chart.");
   };
 
+  // Bars: false alarms a camera-day; lines: their exact Poisson intervals.
   charts.blamed = (figure) => {
     const width = Math.max(240, figure.clientWidth), height = data.blamed.length * 24 + 4;
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, figure);
-    const left = Math.min(170, width * 0.45);
-    const X = scale(0, data.blamed[0][1], left, width - 40);
-    data.blamed.forEach(([camera, count], i) => {
-      const name = camera.length > 24 ? camera.slice(0, 23) + "…" : camera;
-      svg("text", { x: left - 8, y: i * 24 + 16, "text-anchor": "end" }, root, name);
-      const bar = svg("rect", { x: left, y: i * 24 + 3, width: X(count) - left, height: 17, rx: 2, style: "fill:var(--false)" }, root);
-      svg("text", { x: X(count) + 6, y: i * 24 + 16, class: "strong" }, root, count);
-      hover(bar, () => `${camera}: ${count} episodes`);
+    const left = Math.min(170, width * 0.36), right = width - 96;
+    const rates = data.blamed.map((r) => r[3] || 0);
+    const top = Math.max(...rates, 1e-9) * 1.7;
+    const X = scale(0, top, left, right);
+    data.blamed.forEach(([camera, count, hours, rate, low, high], i) => {
+      const y = i * 24;
+      const room = Math.floor(left / 7);
+      const name = camera.length > room ? camera.slice(0, room - 1) + "…" : camera;
+      const bar = svg("g", {}, root);
+      svg("text", { x: left - 8, y: y + 16, "text-anchor": "end" }, bar, name);
+      if (rate !== null) {
+        svg("rect", { x: left, y: y + 3, width: Math.max(1, X(rate) - left), height: 17, rx: 2, style: "fill:var(--false)" }, bar);
+        const peak = Math.min(high, top);
+        svg("path", { d: `M${X(low)} ${y + 11.5}H${X(peak)}`, style: "stroke:var(--ink);stroke-width:1.3;opacity:.75" }, bar);
+        if (high > top) svg("path", { d: `M${X(peak) - 5} ${y + 8.5}l5 3l-5 3`, style: "stroke:var(--ink);fill:none;stroke-width:1.3;opacity:.75" }, bar);
+      }
+      svg("text", { x: width, y: y + 16, "text-anchor": "end", class: "strong" }, bar, `${count} in ${short(hours)} h`);
+      svg("rect", { x: 0, y, width, height: 24, fill: "transparent" }, bar);
+      hover(bar, () => `${camera}\n${count} in ${short(hours)} camera-hours\n` + (rate === null ? "" : `${short(rate)} a camera-day (95 %: ${short(low)} to ${short(high)})`));
     });
+    element("p", "small dim", figure, "Bars: per camera-day; lines: exact Poisson intervals, arrows leave the chart.");
   };
 
   // --- latency, tokens, harness ---
@@ -414,7 +427,7 @@
   }
   for (const bar of document.querySelectorAll("[data-share]")) bar.style.width = `${100 * bar.dataset.share}%`;
   for (const bar of document.querySelectorAll("[data-from]")) {
-    bar.style.left = `${100 * bar.dataset.from}%`;
+    bar.style.left = `min(${100 * bar.dataset.from}%, 100% - 2px)`;
     bar.style.width = `${100 * (bar.dataset.to - bar.dataset.from)}%`;
   }
 
