@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -699,6 +700,41 @@ def test_the_command_compares_real_runs(nursery: Nursery, played: Path) -> None:
     )
     (moved,) = [line for line in lines if ": moved: " in line]
     assert moved.endswith("B missed lost through model miss")
+    assert lines[-1] == "written: blind-run/comparison.html"
+    assert (played / "blind-run" / "comparison.html").stat().st_size < 200_000
+
+
+def test_the_page_can_be_written_elsewhere(nursery: Nursery, played: Path, tmp_path: Path) -> None:
+    place = tmp_path / "x.html"
+    code, command = nursery.run("compare", "sharp-run", "blind-run", "-o", place, cwd=played)
+    assert (code, command.out.splitlines()[-1]) == (0, f"written: {place}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
+    nowhere = tmp_path / "no" / "x.html"
+    code, command = nursery.run("compare", "sharp-run", "blind-run", "-o", nowhere, cwd=played)
+    assert (code, command.out) == (2, "")
+    assert "choose another place with -o" in command.err
+
+
+def test_a_watcher_that_saw_only_its_half_is_compared_with_the_cameras_log(
+    nursery: Nursery, played: Path, tmp_path: Path
+) -> None:
+    for name in ("sharp-run", "blind-run"):
+        shutil.copytree(played / name, tmp_path / name)
+    cameras = tmp_path / "cameras"
+    shutil.copytree(tmp_path / "sharp-run", cameras)
+    (cameras / "records.jsonl").unlink()
+    for name in ("sharp-run", "blind-run"):
+        (tmp_path / name / "cameras.jsonl").unlink()
+    whole = nursery.run("compare", "sharp-run", "blind-run", "--json", cwd=played)[1].out
+    code, command = nursery.run(
+        "compare", "sharp-run", "blind-run", "--json", "--cameras", "cameras", cwd=tmp_path
+    )
+    assert (code, json.loads(command.out)) == (0, json.loads(whole))
+    code, command = nursery.run(
+        "compare", "sharp-run", "blind-run", *["--cameras", "cameras"] * 3, cwd=tmp_path
+    )
+    assert code == 2
+    assert "3 folders for 2 runs; give one for all, or one for each" in command.err
 
 
 def test_the_commands_json_has_the_scores_of_both(nursery: Nursery, played: Path) -> None:

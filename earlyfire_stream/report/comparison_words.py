@@ -84,7 +84,11 @@ class Verdict:
     tone: str
     short: str
     """`B is worse than A`"""
-    sentence: str
+    because: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.short}: {self.because}."
 
 
 def verdict(against: Against) -> Verdict:
@@ -97,13 +101,13 @@ def verdict(against: Against) -> Verdict:
     other = against.label
     if not against.moved and not any(figure.difference for figure in against.figures):
         short = f"{other} does what A does"
-        return Verdict("same", short, f"{short}: not one figure differs.")
+        return Verdict("same", short, "not one figure differs")
     figures = {figure.key: figure for figure in against.figures}
     deciding = ("efs", "recall", "false_alarms")
     figure = next((figures[k] for k in deciding if figures[k].difference is not None), None)
     if figure is None:
         short = f"{other} and A cannot be compared"
-        return Verdict("open", short, f"{short}: neither saw a fire or time without smoke.")
+        return Verdict("open", short, "neither saw a fire or time without smoke")
     p = figure.p_holm if figure.p_holm is not None else figure.p
     how = "better" if (figure.worse_by or 0.0) < 0 else "worse"
     name = NAMES[figure.key]
@@ -118,10 +122,10 @@ def verdict(against: Against) -> Verdict:
         )
     elif figure.surely and p is not None and p < SURE:
         short = f"{other} is {how} than A"
-        return Verdict("good" if how == "better" else "bad", short, f"{short}: {told}.")
+        return Verdict("good" if how == "better" else "bad", short, told)
     else:
         short = f"{other} did {how} than A, which may be chance"
-    return Verdict("open", short, f"{short}: {told}.")
+    return Verdict("open", short, told)
 
 
 NAMES = {

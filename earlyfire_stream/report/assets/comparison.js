@@ -62,15 +62,17 @@
       const lines = Math.max(1, sides.length - 1);
       const step = lines > 1 ? 17 : narrow ? 17 : 26;
       const head = 22, rowHeight = (narrow ? 19 : 6) + step * lines;
-      const height = head + panel.rows.length * rowHeight + 24;
+      const height = head + panel.rows.length * rowHeight + 38;
       const [root, width] = canvas(figure, height);
       const left = narrow ? 4 : 176, right = narrow ? width - 4 : width - 236;
       const X = scale(-most, most, left + 8, right - 8);
       svg("text", { x: 0, y: 13, class: "strong" }, root, panel.title);
       svg("text", { x: narrow ? width - 4 : right, y: 13, "text-anchor": "end" }, root, narrow ? panel.unit : `${panel.unit} · better →`);
       const write = panel.seconds ? (most < 100 ? (v) => `${short(v)} s` : clock) : (v) => Math.abs(v) >= 1000 ? `${short(v / 1000)}k` : String(+v.toPrecision(3));
-      const floor = height - 22;
-      for (const v of steps(-most, most, narrow ? 3 : 6, panel.seconds)) {
+      const floor = height - 36;
+      let ticks = steps(-most, most, narrow ? 3 : 6, panel.seconds);
+      if (ticks.length < 3) ticks = steps(-most, most, 6, panel.seconds);
+      for (const v of ticks) {
         svg("line", { class: v ? "grid" : "zero", x1: X(v), x2: X(v), y1: head, y2: floor }, root);
         svg("text", { x: X(v), y: floor + 14, "text-anchor": "middle" }, root, v > 0 ? `${write(v)} better` : v < 0 ? `${write(-v)} worse` : "0");
       }
@@ -143,7 +145,7 @@
       });
       if (!narrow && sides.length === 2) {
         const change = first !== null && last !== null ? last - first : null;
-        const told = change === null ? (first === null && last === null ? "" : last === null ? "lost" : "gained") : Math.abs(change) < 1e-3 ? "=" : `${change > 0 ? "+" : "−"}${duration(Math.abs(change))}`;
+        const told = change === null ? (first === null && last === null ? "" : last === null ? "lost" : "gained") : Math.abs(change) < 1e-3 ? "=" : `${change > 0 ? "+" : "-"}${duration(Math.abs(change))}`;
         svg("text", { x: width, y: y + 4, "text-anchor": "end", class: told === "lost" || change > 1e-3 ? "sure-bad" : told === "gained" || change < -1e-3 ? "sure-good" : "" }, g, told);
       }
       svg("rect", { x: 0, y: top, width, height: rowHeight, fill: "transparent" }, g);
@@ -239,8 +241,13 @@
   charts.operating = (figure) => {
     key(figure, 0, true);
     const all = data.operating.flat();
-    const most = Math.max(1, ...all.map((o) => o.rate)) * 1.08;
-    const p = plot(figure, 300, { low: -0.03 * most, high: most, ticks: steps(0, most, 6), label: "false alarms per camera-day" },
+    // rates reach from none to hundreds: linear up to one a day, then logarithmic
+    const bent = (v) => Math.asinh(v);
+    const most = Math.max(1, ...all.map((o) => o.rate)) * 1.15;
+    const width = Math.max(240, figure.clientWidth);
+    const at = scale(-0.04 * bent(most), bent(most), 56, width - 12);
+    const ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000].filter((v) => v <= most);
+    const p = plot(figure, 300, { at: (v) => at(bent(v)), ticks, label: "false alarms per camera-day" },
       { low: 0, high: 1.04, ticks: [0, 0.25, 0.5, 0.75, 1], text: percent, label: "views detected" }, 56, 40);
     data.operating.forEach((points, i) => {
       const curve = points.filter((o) => !o.chosen);
