@@ -21,11 +21,10 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
-from earlyfire_stream import __version__, bench, blocks, exports, run
+from earlyfire_stream import __version__, bench, blocks, exports, logs, run
 from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
@@ -55,6 +54,8 @@ from earlyfire_stream.scoring.operating import (
 )
 from earlyfire_stream.transport.address import BrokerAddress, read_password
 from earlyfire_stream.worker.command import worker
+
+log = logging.getLogger("earlyfire_stream.cli")
 
 BAD_INPUT = 2
 THRESHOLD_FAILED = 99
@@ -112,10 +113,31 @@ def _first(group: BaseException) -> BaseException:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> None:
-    Console(stderr=True).print(
-        f"earlyfire: {message}", markup=False, highlight=False, soft_wrap=True, style="red"
-    )
+    if logs.is_json():
+        log.error("%s", message)
+    else:
+        Console(stderr=True).print(
+            f"earlyfire: {message}", markup=False, highlight=False, soft_wrap=True, style="red"
+        )
     sys.exit(code)
+
+
+def _say(text: str, level: int = logging.INFO) -> None:
+    """Beside what was asked for: a line on stderr, which whoever reads JSON gets as JSON."""
+    if logs.is_json():
+        log.log(level, "%s", text)
+    elif level == logging.WARNING:
+        Console(stderr=True).print(f"warning: {text}", markup=False, style="yellow")
+    else:
+        typer.echo(text, err=True)
+
+
+def _log_as(form: str | None) -> None:
+    logs.configure(form)
+
+
+def _log_from(level: str | None) -> None:
+    logs.configure(level=level)
 
 
 def _version(wanted: bool) -> None:
@@ -130,19 +152,16 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    log_format: Annotated[
+        str | None,
+        typer.Option(help="console or json: a line an event.", envvar="EARLYFIRE_LOG_FORMAT"),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(help="debug, info, warning or error.", envvar="EARLYFIRE_LOG_LEVEL"),
+    ] = None,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[
-            RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-        ],
-    )
-    # Loading a model takes minutes: what the worker says of it is progress.
-    logging.getLogger("earlyfire_stream.engines.supervisor").setLevel(logging.INFO)
-    # Its broker logs every client's coming and going, and its transport reconnects by itself.
-    for noisy in ("amqtt", "transitions", "mqtt"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    logs.configure(log_format, log_level or ("info" if verbose else None))
 
 
 def _seconds(text: str | None) -> float | None:
@@ -213,6 +232,14 @@ CameraSeriesOpt = Annotated[
         "--camera-series", min=0, help="Fleets up to this size have series for each camera."
     ),
 ]
+LogFormatOpt = Annotated[
+    str | None,
+    typer.Option("--log-format", callback=_log_as, help="console or json: a line an event."),
+]
+LogLevelOpt = Annotated[
+    str | None,
+    typer.Option("--log-level", callback=_log_from, help="debug, info, warning or error."),
+]
 BROKER_HELP = "auto, mosquitto, amqtt (private), memory, or mqtt[s]://[user@]host[:port]."
 
 
@@ -246,6 +273,8 @@ def run_command(
     metrics: MetricsOpt = None,
     linger: LingerOpt = None,
     camera_series: CameraSeriesOpt = CAMERA_SERIES,
+    log_format: LogFormatOpt = None,
+    log_level: LogLevelOpt = None,
 ) -> None:
     """Play a scenario: cameras, broker, watcher, score."""
     threshold = _threshold(fail_under)
@@ -287,6 +316,8 @@ def cameras(
     metrics: MetricsOpt = None,
     linger: LingerOpt = None,
     camera_series: CameraSeriesOpt = CAMERA_SERIES,
+    log_format: LogFormatOpt = None,
+    log_level: LogLevelOpt = None,
 ) -> None:
     """Play only the cameras, into your broker. Leaves the cameras' own log."""
     loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
@@ -326,6 +357,8 @@ def consume(
     metrics: MetricsOpt = None,
     linger: LingerOpt = None,
     camera_series: CameraSeriesOpt = CAMERA_SERIES,
+    log_format: LogFormatOpt = None,
+    log_level: LogLevelOpt = None,
 ) -> None:
     """Only watch what cameras send to your broker."""
     loaded = _loaded(
@@ -973,7 +1006,9 @@ def _loaded(
 def _broker(text: str, password_file: Path | None) -> Any:
     if text in ("auto", "mosquitto", "amqtt", "memory"):
         return text
-    return BrokerAddress.parse(text, read_password(password_file, os.environ))
+    password = read_password(password_file, os.environ)
+    logs.hide(password)
+    return BrokerAddress.parse(text, password)
 
 
 def _shards(text: str | None) -> frozenset[int] | None:
@@ -1018,7 +1053,7 @@ def _measured(place: str | None, linger: str | None, camera_series: int) -> Iter
         yield measured
         return
     with Endpoint(registry, *parse_place(place)) as endpoint:
-        typer.echo(f"metrics: {endpoint.url}", err=True)
+        _say(f"metrics: {endpoint.url}")
         try:
             yield measured
         except typer.Exit as why:
@@ -1032,7 +1067,7 @@ def _stay(endpoint: Endpoint, seconds: float) -> None:
     """Wait, so that the last values are scraped; Ctrl-C or SIGTERM ends it."""
     if not seconds:
         return
-    typer.echo(f"metrics stay at {endpoint.url} for {seconds:g} s (Ctrl-C: no longer)", err=True)
+    _say(f"metrics stay at {endpoint.url} for {seconds:g} s (Ctrl-C: no longer)")
     enough = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: enough.set()) for number in signals]
@@ -1055,9 +1090,9 @@ def _play(
     console = Console()
     scenario = loaded.scenario
     title = f"earlyfire · {scenario.name} · {scenario.engine.name}"
-    if not console.is_terminal:
+    if not console.is_terminal and not logs.is_json():
         console.print(title, markup=False, highlight=False)
-    with watch(console, title) as watching:
+    with logs.Narrator() if logs.is_json() else watch(console, title) as watching:
 
         async def go() -> run.Outcome:
             stop = asyncio.Event()
@@ -1106,13 +1141,13 @@ def _finish(outcome: run.Outcome, threshold: float | None) -> None:
     if outcome.score is not None:
         _print_score(outcome.score)
     for warning in outcome.warnings:
-        Console(stderr=True).print(f"warning: {warning}", markup=False, style="yellow")
+        _say(warning, logging.WARNING)
     typer.echo(f"\nrun folder: {outcome.folder}")
     for name, what in LEFT_BEHIND.items():
         if (outcome.folder / name).exists():
             typer.echo(f"  {name:<14} {what}")
     if outcome.interrupted:
-        typer.echo("interrupted: the score is of the part that was played", err=True)
+        _say("interrupted: the score is of the part that was played")
         raise typer.Exit(INTERRUPTED)
     _judge(outcome.score, threshold)
 
@@ -1131,5 +1166,5 @@ def _judge(result: Score | None, threshold: float | None) -> None:
 
 def _below(reached: float | None, threshold: float | None) -> None:
     if threshold is not None and (reached is None or reached < threshold):
-        typer.echo(f"below the threshold: efs {reached} < {threshold:g}", err=True)
+        _say(f"below the threshold: efs {reached} < {threshold:g}")
         raise typer.Exit(THRESHOLD_FAILED)

@@ -30,6 +30,7 @@ from earlyfire_stream.errors import EngineError, EngineOverloaded, EngineTimeout
 from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
 from earlyfire_stream.gaps import Coming, Gaps
 from earlyfire_stream.knee import Knee
+from earlyfire_stream.logs import about
 from earlyfire_stream.mailbox import Mailbox, Waiting
 from earlyfire_stream.records import (
     AlarmRecord,
@@ -529,7 +530,8 @@ class Consumer:
         self.refused[reason] += 1
         if self.refused[reason] == 1:
             detail = parsed.detail if isinstance(parsed, Refused) else why.replace("_", " ")
-            log.warning("a payload of camera %.80r was refused: %s", arrival.camera, detail)
+            with about(arrival.camera):
+                log.warning("a payload of camera %.80r was refused: %s", arrival.camera, detail)
 
     # --- sampling ---
 
@@ -624,7 +626,8 @@ class Consumer:
             question: Request | None = None
             try:
                 try:
-                    question = await self._look(waiting)
+                    with about(waiting.camera):
+                        question = await self._look(waiting)
                 finally:
                     self._mailbox.done(waiting.camera)
                 self._wake.set()

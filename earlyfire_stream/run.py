@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from earlyfire_stream import logs
 from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat, check
@@ -162,6 +163,7 @@ async def play(
     async with AsyncExitStack() as stack:
         name = free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or name
+        logs.bind(run)
         async with _opening(stop):
             if isinstance(options.broker, BrokerAddress):
                 await mqtt_version(options.broker)  # before pictures are made for nothing
@@ -240,6 +242,7 @@ async def play_cameras(
     async with AsyncExitStack() as stack:
         name = free_name(options.out, scenario.name, "cameras")
         run = options.run or scenario.name
+        logs.bind(run)
         async with _opening(stop):
             tell.stage(f"broker {address}")
             await mqtt_version(address)  # before pictures are made for nothing
@@ -281,6 +284,7 @@ async def play_consumer(
     async with AsyncExitStack() as stack:
         name = free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or (earlier.run["run"] if earlier is not None else scenario.name)
+        logs.bind(run)
         truths: _SourceTruths | None = None
         plans: tuple[CameraPlan, ...] = ()
         async with _opening(stop):

@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "bench": 6,
     "blocks": 6,
     "doctor": 5,
+    "logs": 3,
     "cli": 7,
     "__main__": 8,
 }
