@@ -458,7 +458,7 @@ def _detection(score: Score) -> tuple[Fact, ...]:
         Fact(
             "Median TTFD of the detected",
             seconds_text(score.median_ttfd_s),
-            "" if sure is None else " to ".join(map(duration, sure)),
+            "" if sure is None else _spanned(*sure),
             f"{detected} views",
             "" if sure or not detected else "an interval from 6 views on",
         ),
@@ -477,9 +477,7 @@ def _detection(score: Score) -> tuple[Fact, ...]:
             Fact(
                 "Mean time undetected",
                 duration(curve.rmst_s),
-                ""
-                if curve.rmst_interval_s is None
-                else " to ".join(map(duration, curve.rmst_interval_s)),
+                "" if curve.rmst_interval_s is None else _spanned(*curve.rmst_interval_s),
                 views,
                 "restricted to 40 min (RMST)"
                 + ("" if curve.rmst_interval_s else f"; an interval from {MIN_CLUSTERS} fires on"),
@@ -625,13 +623,10 @@ def _latencies(score: Score) -> tuple[Fact, ...]:
             )
         )
     elif spent.p50 is not None:
-        facts.append(
-            Fact(
-                "Median to the references",
-                f"{spent.p50 / FULL_S:,.2f} × and {spent.p50 / HALF_S:,.2f} ×",
-                note="of the specification: 0.25 s on a GPU, 1 s on a CPU",
-            )
-        )
+        facts += [
+            Fact(f"Median to the specification's {where}", f"{spent.p50 / stated_s:,.2f} ×")
+            for where, stated_s in (("GPU, 0.25 s", FULL_S), ("CPU, 1 s", HALF_S))
+        ]
     return tuple(facts)
 
 
@@ -870,8 +865,17 @@ def _open_ends(bounds: tuple[float | None, float | None] | None) -> str:
     """An end that lies beyond what was watched is told as such."""
     if bounds is None:
         return ""
-    low, high = ("not reached" if end is None else duration(end) for end in bounds)
-    return f"{low} to {high}"
+    low, high = bounds
+    if low is not None and high is not None:
+        return _spanned(low, high)
+    return " to ".join("not reached" if end is None else duration(end) for end in bounds)
+
+
+def _spanned(low: float, high: float) -> str:
+    """`2:29 to 8:35 min`: a unit that both ends have is told once."""
+    first, last = duration(low), duration(high)
+    unit = last.rpartition(" ")[2]
+    return f"{first.removesuffix(f' {unit}')} to {last}"
 
 
 def _amount(value: float) -> str:

@@ -242,21 +242,20 @@ def _of_latencies(latencies: Sequence[Floats]) -> dict[str, _Wanted]:
         return {}
     means = np.array([[values.sum(), len(values)] for values in latencies])
     wanted = {"latency_mean": _Wanted(means, _ratio(0, 1), 1)}
-    shares = np.concatenate([np.linspace(0, 0.9, STEPS), np.linspace(0.9, 1, STEPS)])
-    steps = np.unique(np.quantile(every, shares))
-    rows = np.array(
-        [
-            np.bincount(
-                np.minimum(np.searchsorted(steps, values), len(steps) - 1), minlength=len(steps)
-            )
-            for values in latencies
-        ],
-        float,
-    )
-    rows = np.column_stack([rows, rows.sum(axis=1)])
     for percent in RANKS:
+        near = percent / 100 + np.linspace(-0.05, 0.05, STEPS + 1)
+        shares = np.concatenate([np.linspace(0, 1, STEPS // 2 + 1), near.clip(0, 1)])
+        steps = np.unique(np.quantile(every, shares))
+        rows = np.array([_counted(values, steps) for values in latencies], float)
+        rows = np.column_stack([rows, rows.sum(axis=1)])
         wanted[f"latency_p{percent}"] = _Wanted(rows, _percentile(steps, percent), -1)
     return wanted
+
+
+def _counted(values: Floats, steps: Floats) -> NDArray[np.int64]:
+    """How many lie at each step, or between the one before and it."""
+    place = np.minimum(np.searchsorted(steps, values), len(steps) - 1)
+    return np.bincount(place, minlength=len(steps))
 
 
 def _percentile(steps: Floats, percent: int) -> Draws:

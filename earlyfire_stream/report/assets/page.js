@@ -369,6 +369,7 @@
     entry.canvas = element("canvas", "", detail);
     hover(entry.canvas, (fx) => describe(entry, fx));
   }
+  let showAll;
   function buildLanes() {
     const place = document.getElementById("lanes");
     let opened = 0;
@@ -401,15 +402,39 @@
       seen.observe(node);
     }
     const filter = document.getElementById("filter"), filtered = document.getElementById("filtered");
+    const chips = document.getElementById("kinds"), more = document.getElementById("more");
+    const raised = (lane, kind) => lane.alarms.some((a) => a[1] === kind);
+    const kinds = {
+      "all": () => true,
+      "fires": (lane) => lane.fires.length > 0,
+      "missed fires": (lane) => lane.fires.length > 0 && !raised(lane, "true"),
+      "false alarms": (lane) => raised(lane, "false"),
+      "quiet": (lane) => !lane.fires.length && !lane.alarms.length,
+    };
+    let chosen = "all", room = innerWidth < 620 ? 24 : 40;
     const apply = () => {
       const wanted = filter.value.trim().toLowerCase();
-      let count = 0;
-      for (const entry of lanes) {
-        entry.node.hidden = !entry.words.includes(wanted);
-        count += !entry.node.hidden;
-      }
-      filtered.textContent = wanted ? `${count} of ${lanes.length} cameras` : `${lanes.length} cameras`;
+      const met = lanes.filter((entry) => entry.words.includes(wanted) && kinds[chosen](entry.lane));
+      for (const entry of lanes) entry.node.hidden = true;
+      for (const entry of met.slice(0, room)) entry.node.hidden = false;
+      filtered.textContent = met.length < lanes.length ? `${met.length} of ${lanes.length} cameras` : `${lanes.length} cameras`;
+      more.hidden = met.length <= room;
+      more.textContent = `show the other ${(met.length - room).toLocaleString("en")} cameras`;
     };
+    for (const kind in kinds) {
+      const count = lanes.filter((entry) => kinds[kind](entry.lane)).length;
+      if (lanes.length < 9 || !count || (kind !== "all" && count === lanes.length)) continue;
+      const chip = element("button", "", chips, `${kind} ${count}`);
+      chip.type = "button";
+      chip.setAttribute("aria-pressed", String(kind === chosen));
+      chip.addEventListener("click", () => {
+        chosen = kind;
+        for (const other of chips.children) other.setAttribute("aria-pressed", String(other === chip));
+        apply();
+      });
+    }
+    showAll = () => { room = lanes.length; apply(); };
+    more.addEventListener("click", showAll);
     filter.addEventListener("input", apply);
     apply();
   }
@@ -443,6 +468,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   // Paper has other colours and shows what was never scrolled to.
   const print = () => {
+    if (lanes.length <= 200) showAll();
     draw();
     for (const entry of lanes) if (!entry.near && (entry.node.classList.contains("open") || lanes.length <= 200)) drawLane(entry);
   };
