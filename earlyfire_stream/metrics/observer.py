@@ -64,49 +64,42 @@ EXEMPLAR_CAMERA_CHARS = 48
 LATE = "late"
 """The kind of an alarm beyond the horizon of a burning fire, as scoring calls it."""
 
-_PAIRS: tuple[tuple[Fate, tuple[Reason, ...]], ...] = (
-    (
-        Fate.UNSENT,
-        (Reason.OUTAGE, Reason.BROKER_DOWN, Reason.LATE, Reason.SOURCE_BROKEN),
+_REASONS: Mapping[Fate, tuple[Reason, ...]] = {
+    Fate.UNSENT: (Reason.OUTAGE, Reason.BROKER_DOWN, Reason.LATE, Reason.SOURCE_BROKEN),
+    Fate.LOST: (Reason.GAP, Reason.CONSUMER_DOWN),
+    Fate.UNDECODABLE: (
+        Reason.NOT_JPEG,
+        Reason.TOO_LARGE,
+        Reason.TOO_MANY_PIXELS,
+        Reason.BAD_HEADER,
+        Reason.TRUNCATED,
     ),
-    (Fate.LOST, (Reason.GAP, Reason.CONSUMER_DOWN)),
-    (
-        Fate.UNDECODABLE,
-        (
-            Reason.NOT_JPEG,
-            Reason.TOO_LARGE,
-            Reason.TOO_MANY_PIXELS,
-            Reason.BAD_HEADER,
-            Reason.TRUNCATED,
-        ),
+    Fate.SAMPLED_OUT: (Reason.IDLE, Reason.LOAD),
+    Fate.SUPERSEDED: (Reason.NEWER, Reason.STALE_ON_ARRIVAL, Reason.CAMERA_LIMIT),
+    Fate.EXPIRED: (Reason.NONE,),
+    Fate.OVER_BUDGET: (Reason.NONE,),
+    Fate.CONTEXT: (Reason.NONE,),
+    Fate.ANSWERED: (Reason.NONE,),
+    Fate.BAD_JSON: (
+        Reason.NOT_JSON,
+        Reason.SCHEMA,
+        Reason.CUT_OFF,
+        Reason.SENTINEL,
+        Reason.EMPTY,
     ),
-    (Fate.SAMPLED_OUT, (Reason.IDLE, Reason.LOAD)),
-    (Fate.SUPERSEDED, (Reason.NEWER, Reason.STALE_ON_ARRIVAL, Reason.CAMERA_LIMIT)),
-    (Fate.EXPIRED, (Reason.NONE,)),
-    (Fate.OVER_BUDGET, (Reason.NONE,)),
-    (Fate.CONTEXT, (Reason.NONE,)),
-    (Fate.ANSWERED, (Reason.NONE,)),
-    (
-        Fate.BAD_JSON,
-        (Reason.NOT_JSON, Reason.SCHEMA, Reason.CUT_OFF, Reason.SENTINEL, Reason.EMPTY),
+    Fate.ENGINE_ERROR: (
+        Reason.UNAVAILABLE,
+        Reason.OVERLOADED,
+        Reason.TIMEOUT,
+        Reason.REJECTED,
+        Reason.BROKEN_ANSWER,
+        Reason.ERROR,
     ),
-    (
-        Fate.ENGINE_ERROR,
-        (
-            Reason.UNAVAILABLE,
-            Reason.OVERLOADED,
-            Reason.TIMEOUT,
-            Reason.REJECTED,
-            Reason.BROKEN_ANSWER,
-            Reason.ERROR,
-        ),
-    ),
-    (Fate.ABANDONED, (Reason.STOPPED,)),
-)
-"""The fates with their reasons. Each begins at 0, or the first of a kind would be no increase."""
-_BY_FATE = dict(_PAIRS)
-_BAD = frozenset(reason.value for reason in _BY_FATE[Fate.BAD_JSON])
-_ERRORS = frozenset(reason.value for reason in _BY_FATE[Fate.ENGINE_ERROR])
+    Fate.ABANDONED: (Reason.STOPPED,),
+}
+"""Each begins at 0, or the first frame of a kind would be no increase."""
+_BAD = frozenset(reason.value for reason in _REASONS[Fate.BAD_JSON])
+_ERRORS = frozenset(reason.value for reason in _REASONS[Fate.ENGINE_ERROR])
 _ALARM_KINDS = (*(kind.value for kind in AlarmKind), LATE)
 STAGES = ("send", "transit", "wait", "infer")
 VERDICT, SECOND_LOOK, EXPLANATION = "verdict", "second_look", "explanation"
@@ -219,7 +212,7 @@ class Metrics:
         self._model: Labels = ("", "")
         self._fates: dict[tuple[Fate, Reason], _Cell] = {}
         self._requests: dict[tuple[str, str], int] = {}
-        """By purpose and outcome."""
+        """By purpose and outcome; those for verdicts are told by the fates."""
         self._visual: dict[str, int] = {VERDICT: 0}
         self._prompt = self._output = self._skewed = 0
         self._inference = _Histogram(LATENCY_S)
@@ -261,13 +254,11 @@ class Metrics:
             sides.add(Role.BOTH)
         self._sides = frozenset(sides)
         if Role.CONSUMER in sides:
-            for fate, reasons in _PAIRS:
+            for fate, reasons in _REASONS.items():
                 if fate is not Fate.UNSENT or Role.BOTH in sides:
                     self._fates.update({(fate, reason): _Cell() for reason in reasons})
-            outcomes = ("answered", "bad_json", *sorted(_ERRORS))
-            self._requests.update({(VERDICT, outcome): 0 for outcome in outcomes})
         if Role.CAMERAS in sides:
-            self._unsent.update({reason.value: 0 for reason in _BY_FATE[Fate.UNSENT]})
+            self._unsent.update({reason.value: 0 for reason in _REASONS[Fate.UNSENT]})
         self._fires = _Spans((fire.onset, fire.end) for plan in plans for fire in plan.fires)
         self._outages = _Spans(window for plan in plans for window in plan.outages)
         begun_ns = max(clock.wall_ns(), clock.start_ns)
@@ -348,10 +339,8 @@ class Metrics:
         answer = record.answer
         assert answer is not None
         started_ns, answered_ns = answer.started_ns, answer.answered_ns
-        error = record.fate is Fate.ENGINE_ERROR
-        outcome = record.reason.value if error else record.fate.value
-        self._requests[VERDICT, outcome] = self._requests.get((VERDICT, outcome), 0) + 1
-        self._inference.observe((answered_ns - started_ns) / 1e9)
+        busy_s = (answered_ns - started_ns) / 1e9
+        self._inference.observe(busy_s)
         captured_at, before = record.captured_at, camera.looked_at
         if before is None or captured_at > before:
             if before is not None:
@@ -361,7 +350,7 @@ class Metrics:
         camera.looked_seq = record.seq
         camera.aspect = answer.sent_size[0] / answer.sent_size[1]
         if record.reason is not Reason.UNAVAILABLE:
-            self._spent(VERDICT, answer.visual_tokens)
+            self._visual[VERDICT] += answer.visual_tokens
             self._prompt += answer.prompt_tokens or 0
             self._output += answer.output_tokens or 0
             if answer.second is not None:
@@ -390,7 +379,7 @@ class Metrics:
                 stages["send"].observe((sent_ns - captured_ns) / 1e9)
                 stages["transit"].observe((received_ns - sent_ns) / 1e9)
             stages["wait"].observe((started_ns - received_ns) / 1e9)
-        stages["infer"].observe((answered_ns - started_ns) / 1e9)
+        stages["infer"].observe(busy_s)
 
     def _spent(self, purpose: str, tokens: int) -> None:
         self._visual[purpose] = self._visual.get(purpose, 0) + tokens
@@ -546,9 +535,7 @@ class Metrics:
             "sampling_interval_seconds": one(self._interval),
             "inflight_requests": one(None if seen is None else seen.in_flight),
             "concurrency_limit": one(None if seen is None else seen.concurrency),
-            "inference_requests": lambda: [
-                ((*self._model, *key), count) for key, count in tuple(self._requests.items())
-            ],
+            "inference_requests": self._requests_made,
             "inference_duration_seconds": lambda: ((self._model, self._inference),),
             "decision_duration_seconds": one(self._decision),
             "end_to_end_latency_seconds": one(self._latency),
@@ -610,6 +597,18 @@ class Metrics:
             __version__,
         )  # fmt: skip
         return ((tuple(value[:LABEL_CHARS] for value in values), 1),)
+
+    def _requests_made(self) -> Points:
+        for_verdicts = dict.fromkeys((Fate.ANSWERED.value, Fate.BAD_JSON.value), 0)
+        for (fate, reason), cell in tuple(self._fates.items()):
+            if fate is Fate.ENGINE_ERROR:
+                for_verdicts[reason.value] = cell.count
+            elif fate.value in for_verdicts:
+                for_verdicts[fate.value] += cell.count
+        for outcome, count in for_verdicts.items():
+            yield (*self._model, VERDICT, outcome), count
+        for key, count in tuple(self._requests.items()):
+            yield (*self._model, *key), count
 
     def _silent(self) -> Points:
         counts = dict.fromkeys(SILENT_AFTER_S, 0)
