@@ -161,6 +161,7 @@ def _told(traits: Traits, asked: str) -> dict[str, Any]:
         "model": traits.model,
         "prompt": {"name": wording.name, "digest": wording.digest},
         "cold_start_s": traits.cold_start_s,
+        "reference_s": traits.reference_s,
         "coord_space": wording.space,
         "resize_mode": traits.resize_mode,
         "min_tokens": traits.min_tokens,

@@ -363,9 +363,17 @@ def test_every_profile_says_where_its_figures_come_from() -> None:
     assert all(len(profile.source) > 20 for profile in PROFILES.values())
 
 
+def test_a_profile_of_the_specification_states_its_latency_and_others_state_none() -> None:
+    stated = {name: profile.reference_s for name, profile in PROFILES.items()}
+    assert stated["spec-gpu"] == 0.25
+    assert stated["spec-cpu-int4"] == 1.0
+    assert stated["perfect"] is None
+
+
 def test_the_engine_says_that_it_may_run_in_virtual_time() -> None:
     async def work(engine: Engine, clock: Clock) -> None:
         assert engine.traits.virtual_ok
+        assert engine.traits.reference_s == 0.25  # spec-gpu unless another profile is asked for
         assert engine.traits.needs_truth
         assert not engine.traits.needs_pixels
         (check,) = await engine.check()

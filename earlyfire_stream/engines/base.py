@@ -90,6 +90,8 @@ class Traits:
     """`auto` may find a better number by measured throughput."""
     cold_start_s: float | None = None
     """Wall seconds that loading took on entering, kept apart from every latency; None: unknown."""
+    reference_s: float | None = None
+    """The latency that its profile or calibration states, wall seconds; None: none is stated."""
     clips: bool = False
     """Takes several frames of one camera as one clip."""
     crops: bool = True

@@ -63,6 +63,8 @@ class Profile:
 
     source: str
     """Where the figures come from; no option."""
+    reference_s: float | None = None
+    """The latency that this source states, wall seconds; no option."""
     detect: tuple[tuple[float, float], ...] = ((0.5, 0.05), (4.0, 0.5), (30.0, 0.95))
     """(smoke in visual tokens, P(detected)), in order of size; interpolated over the logarithm,
     constant outside. Assumed where a profile does not say otherwise."""
@@ -149,6 +151,7 @@ PROFILES: dict[str, Profile] = {
     "spec-gpu": Profile(
         source="The specification's GPU reference: 0.25 s. Split so that a `no` on 1280x720 "
         "(1,196 tokens) takes 0.25 s at the median; four slots and the accuracy are assumed.",
+        reference_s=0.25,
         base_s=0.06,
         visual_token_s=0.0001,
         output_token_s=0.005,
@@ -159,6 +162,7 @@ PROFILES: dict[str, Profile] = {
     "spec-cpu-int4": Profile(
         source="The specification's CPU int4 reference: 0.8 to 1.2 s. A `no` on 1280x720 takes "
         "1.0 s at the median and nine in ten lie within the range; the accuracy is assumed.",
+        reference_s=1.0,
         base_s=0.25,
         visual_token_s=0.0004,
         output_token_s=0.02,
@@ -228,7 +232,7 @@ def _profile(settings: models.Engine) -> tuple[str, Profile]:
 
 
 def _overridden(profile: Profile, options: Mapping[str, Any]) -> Profile:
-    known = {f.name for f in fields(Profile)} - {"source"}
+    known = {f.name for f in fields(Profile)} - {"source", "reference_s"}
     changes: dict[str, Any] = {}
     for key, value in options.items():
         if key not in known:
@@ -433,6 +437,7 @@ class SimulatedEngine:
         self.traits = Traits(
             name="simulated",
             model=name,
+            reference_s=self.profile.reference_s,
             coord_space=CoordSpace.UNIT,
             needs_pixels=False,
             needs_truth=True,

@@ -125,7 +125,9 @@ def alarm_kind(
     """
     plan, at = footage.plan, frame.captured_at
     box = frame.verdict.box if frame.verdict is not None else None
-    kind = classify(plan, at, frame.truth, box, _aspect(frame))
+    # the aspect stands in the frame's record, which is dear to look up
+    aspect = ASPECT if box is None or not frame.truth else _aspect(frame)
+    kind = classify(plan, at, frame.truth, box, aspect)
     off = _merged(plan.outages) if outages is None else outages
     if kind is AlarmKind.FALSE and (frame.smoke or _within(at, off)):
         return AlarmKind.UNKNOWN
