@@ -7,15 +7,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,20 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from tests.containers import (
+    ENTRYPOINT,
+    HARNESS,
+    WORKER,
+    broker_settings,
+    command_of,
+    container,
+    fetch,
+    healthy,
+    instructions,
+    make_credentials,
+    metrics_address,
+    words,
+)
 from tests.deployed import DEPLOY, ROOT, yaml_of
 from tests.playing import (
     PATIENCE_S,
@@ -36,28 +47,13 @@ from tests.playing import (
     wait_for,
 )
 
-IMAGES = [DEPLOY / "docker" / "Dockerfile", DEPLOY / "docker" / "worker.Dockerfile"]
-ENTRYPOINT = DEPLOY / "docker" / "entrypoint.sh"
-HEALTHY = DEPLOY / "docker" / "healthy.py"
+IMAGES = [HARNESS, WORKER]
 ENVIRONMENTS = [(), ("secure.env",), ("ollama.env",), ("worker.env",), ("secure.env", "worker.env")]
 
 
 # --- Dockerfiles ---------------------------------------------------------------------------------
 
 each_image = pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.name)
-
-
-def instructions(image: Path) -> list[tuple[str, str]]:
-    lines = [line for line in image.read_text().splitlines() if not line.lstrip().startswith("#")]
-    whole = "\n".join(lines).replace("\\\n", " ")
-    return [
-        (w[0], w[1].strip()) for line in whole.splitlines() if len(w := line.split(None, 1)) > 1
-    ]
-
-
-def command_of(image: Path) -> list[str]:
-    found = dict(instructions(image))
-    return [*json.loads(found["ENTRYPOINT"]), *json.loads(found["CMD"])]
 
 
 @each_image
@@ -121,10 +117,6 @@ def services(*names: str) -> dict[str, Any]:
     return found
 
 
-def words(command: Any) -> list[str]:
-    return shlex.split(command) if isinstance(command, str) else list(command)
-
-
 @pytest.mark.parametrize("names", ENVIRONMENTS, ids=lambda names: "+".join(names) or "plain")
 def test_the_compose_file_follows_the_compose_specification(names: tuple[str, ...]) -> None:
     text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
@@ -170,19 +162,17 @@ def test_prometheus_scrapes_the_services_where_they_listen() -> None:
         assert command[command.index("--metrics") + 1] == f"0.0.0.0:{port}"
     (worker,) = jobs[2]["dns_sd_configs"]
     assert worker["names"] == ["worker"]
-    assert str(worker["port"]) in command_of(IMAGES[1])
+    assert str(worker["port"]) in command_of(WORKER)
 
 
 # --- credentials ---------------------------------------------------------------------------------
 
 
 def credentials(folder: Path) -> Path:
-    """Made as the service `credentials` makes them, then given to whoever runs the tests."""
-    made = folder / "credentials"
+    """Made as the service `credentials` makes them."""
     maker = words(services()["credentials"]["entrypoint"])
     assert maker == ["python", "/deploy/credentials.py", "/run/credentials"]
-    subprocess.run([sys.executable, DEPLOY / "credentials.py", made], check=True)
-    return made
+    return make_credentials(folder)
 
 
 def test_credentials_are_made_once_and_shown_to_nobody(tmp_path: Path) -> None:
@@ -216,47 +206,11 @@ def test_the_entry_point_reads_secrets_from_files(tmp_path: Path) -> None:
 # --- what the containers do ----------------------------------------------------------------------
 
 
-@contextmanager
-def container(
-    image: Path, command: list[str], folder: Path, told: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The image's entry point runs `earlyfire` with `command`, in a folder and an environment of
-    its own."""
-    assert command_of(image)[:2] == ["/usr/local/bin/entrypoint", "earlyfire"]
-    place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
-    folder.mkdir()
-    with (folder / "err").open("wb") as err, (folder / "out").open("wb") as out:
-        process = subprocess.Popen(
-            [ENTRYPOINT, "earlyfire", *command],
-            cwd=folder,
-            env={**place, **told},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def healthy(url: str) -> bool:
-    """What the images' HEALTHCHECK runs."""
-    told = {"PATH": os.environ["PATH"], "EARLYFIRE_HEALTH_URL": url}
-    done = subprocess.run([sys.executable, HEALTHY], env=told, capture_output=True, check=False)
-    return done.returncode == 0
-
-
 def test_a_container_that_does_not_answer_is_not_healthy() -> None:
     assert not healthy("http://127.0.0.1:9/metrics")
 
 
+@pytest.mark.timeout(400)  # processes of their own on a busy machine
 @pytest.mark.parametrize("names", [(), ("secure.env",)], ids=["plain", "secure"])
 def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
     names: tuple[str, ...], mosquitto: str, tmp_path: Path
@@ -267,12 +221,10 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
     pictures(tmp_path / "scenario" / "pictures", 40)
     scenario(tmp_path / "scenario", camera("north"), camera("south"))
     (config,) = [word for word in words(found["mosquitto"]["command"]) if word.endswith(".conf")]
-    settings = (DEPLOY / "mosquitto" / Path(config).name).read_text()
-    listener = re.search(r"^listener (\d+)$", settings, re.M)
-    assert listener is not None
-    assert listener[1] == found["mosquitto"]["healthcheck"]["test"][-1]
-    settings = settings.replace(listener[0] + "\n", "").replace("/run/credentials", str(made))
-    settings = re.sub(r"^(persistence|log_dest) .*$", "", settings, flags=re.M)
+    settings, listens = broker_settings(
+        (DEPLOY / "mosquitto" / Path(config).name).read_text(), made
+    )
+    assert listens == found["mosquitto"]["healthcheck"]["test"][-1]
     (tmp_path / "broker").mkdir()
     with open_mosquitto(mosquitto, tmp_path / "broker", settings) as port:
 
@@ -282,7 +234,7 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
                 ("fleet.yaml", "tiny.yaml"),
                 ("/scenario/", f"{tmp_path}/scenario/"),
                 ("/run/credentials", str(made)),
-                (f"mosquitto:{listener[1]}", f"127.0.0.1:{port}"),
+                (f"mosquitto:{listens}", f"127.0.0.1:{port}"),
                 ("--engine baseline", "--engine simulated"),
                 ("0.0.0.0:9464", "127.0.0.1:0"),
             ):
@@ -292,20 +244,15 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
                 for name, value in found[name]["environment"].items()
                 if value is not None
             }
-            return container(IMAGES[0], given.split(), tmp_path / name, told)
-
-        def address(name: str) -> str:
-            said = (tmp_path / name / "err").read_text
-            asked = wait_for(lambda: re.search(r"^metrics: (http://\S+)", said(), re.M))
-            return str(asked[1])
+            return container(HARNESS, given.split(), tmp_path / name, told)
 
         with start("consumer") as consumer:
-            at = address("consumer")
+            at = metrics_address(tmp_path / "consumer")
             # Compose starts the cameras once this is so.
             wait_for(lambda: healthy(at))
             with start("cameras") as cameras:
-                for url in (address("cameras"), at):
-                    wait_for(lambda url=url: b"earlyfire_run_ended 1.0" in _get(url))
+                for url in (metrics_address(tmp_path / "cameras"), at):
+                    wait_for(lambda url=url: b"earlyfire_run_ended 1.0" in fetch(url))
                     assert healthy(url)
         assert (consumer.returncode, cameras.returncode) == (0, 0)
         assert _is_shut(mosquitto, port, made) if names else True, (
@@ -315,11 +262,6 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
         run_folder(tmp_path / "consumer" / "runs"), run_folder(tmp_path / "cameras" / "runs")
     )
     assert ledger.scheduled == 80
-
-
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
-        return bytes(answer.read())
 
 
 def _is_shut(mosquitto: str, port: int, made: Path) -> bool:
@@ -336,6 +278,7 @@ def _is_shut(mosquitto: str, port: int, made: Path) -> bool:
     return "does not let user 'earlyfire' in" in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.timeout(400)  # processes of their own on a busy machine
 def test_the_workers_image_serves_a_model_to_whoever_has_the_key(tmp_path: Path) -> None:
     from tests import tiny_qwen
 
@@ -344,12 +287,12 @@ def test_the_workers_image_serves_a_model_to_whoever_has_the_key(tmp_path: Path)
     key.write_text("a-key\n")
     (command,) = [words(services("worker.env")["worker"]["command"])]
     assert command == ["--model", "Qwen/Qwen2.5-VL-7B-Instruct"]
-    entry = json.loads(dict(instructions(IMAGES[1]))["ENTRYPOINT"])
+    entry = json.loads(dict(instructions(WORKER))["ENTRYPOINT"])
     assert entry[2:] == ["worker", "--host", "0.0.0.0", "--port", "8100"]
     given = [*entry[2:], "--model", str(tmp_path / "model")]
     given[given.index("8100")] = "0"
     told = {"EARLYFIRE_WORKER_KEY_FILE": str(key), "HF_HUB_OFFLINE": "1"}
-    with container(IMAGES[1], given, tmp_path / "worker", told) as worker:
+    with container(WORKER, given, tmp_path / "worker", told) as worker:
         said = (tmp_path / "worker" / "out").read_text
         line = wait_for(lambda: re.search(r'"listening":"(\S+?)"', said()))
         port = line[1].rpartition(":")[2].split("/")[0]
