@@ -1,4 +1,4 @@
-"""A real headless Chromium that opens a page from a file, and tells what the page did."""
+"""A real headless Chromium that opens a page, and tells what the page did."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Opened:
     said: list[str] = field(default_factory=list)
     """Errors and warnings of the console, and exceptions that nobody caught."""
     requests: list[str] = field(default_factory=list)
-    """Addresses that were asked for, the page itself and `data:` aside."""
+    """Addresses that were asked for, `data:` and those that begin with the page's own aside."""
 
     async def ask(self, expression: str) -> Any:
         return await self.page.evaluate(expression)
@@ -52,9 +52,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(
-    browser: Browser, path: Path, width: int = 1280, scheme: str = "light"
+    browser: Browser, place: Path | str, width: int = 1280, scheme: str = "light"
 ) -> AsyncIterator[Opened]:
-    """The page at that width, everything drawn."""
+    """The page of a file or an address at that width, everything drawn."""
     page = await browser.new_page(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
@@ -65,7 +65,7 @@ async def opened(
         lambda m: told.said.append(m.text) if m.type in ("error", "warning") else None,
     )
     page.on("pageerror", lambda error: told.said.append(str(error)))
-    address = path.as_uri()
+    address = place if isinstance(place, str) else place.as_uri()
     page.on(
         "request",
         lambda r: None if r.url.startswith(("data:", address)) else told.requests.append(r.url),

@@ -116,6 +116,10 @@ class Following:
                     self.wall.explanation(item)
         return bool(items)
 
+    def close(self) -> None:
+        for tail in (self._shots, self._records, self._gauges):
+            tail.close()
+
     def now(self) -> tuple[float, int]:
         newest_at = max(self._shots_at, self._frames_at, 0.0)
         start_ns = self._run.get("start_ns")

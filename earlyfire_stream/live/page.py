@@ -56,6 +56,8 @@ BODY_BYTES = 4096
 STARTING_S = 10.0
 CLOSING_S = 3.0
 KEYS_LISTED = 40
+ODD_TOLD = 3
+"""Records that could not be shown, of which the log tells."""
 ASSETS = ("drawing.js", "timeline.js", "live.js", "page.css", "live.css", "icon.svg")
 _TYPES = {
     ".js": "text/javascript",
@@ -130,6 +132,7 @@ class LivePage:
         self._told_run: dict[str, Any] = {}
         self._wall = origin.wall
         self._shrinking = 0
+        self._odd = 0
         self.dropped = 0
         """Browsers that did not read what they were sent."""
         self._began = threading.Event()
@@ -163,6 +166,7 @@ class LivePage:
         self._thread.join(2 * CLOSING_S)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._listener.close()
+        self._origin.close()
 
     # --- the thread ---
 
@@ -212,7 +216,9 @@ class LivePage:
             try:
                 self._tell()
             except Exception:  # one odd record must not take the page down
-                log.exception("the live page could not show something")
+                self._odd += 1
+                if self._odd <= ODD_TOLD:
+                    log.exception("the live page could not show something")
 
     def _tell(self) -> None:
         """Take in what has happened and tell it to all who look."""
@@ -351,12 +357,13 @@ class LivePage:
 
     async def _camera(self, request: web.Request) -> web.StreamResponse:
         number = int(request.match_info["n"])
-        told = self._wall.camera(number, self._origin.now()[0])
+        wall = self._origin.wall
+        told = wall.camera(number, self._origin.now()[0])
         if told is None:
             raise web.HTTPNotFound(text="no such camera\n")
         told["missed"] = await asyncio.to_thread(self._missed, told["id"])
         for one in told["missed"]:
-            one["t"] = self._wall.truth_of(number, one["seq"])
+            one["t"] = wall.truth_of(number, one["seq"])
         return _json(told)
 
     def _missed(self, camera: str) -> list[dict[str, Any]]:
@@ -372,27 +379,27 @@ class LivePage:
         return [{"seq": s} for s in seqs if key_frame(camera, s, "missed") in names][:KEYS_LISTED]
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
-        name = self._wall.name_of(int(request.match_info["n"]))
+        name = self._origin.wall.name_of(int(request.match_info["n"]))
         width = _width(request)
         pictures = self._origin.pictures
         seq = None if name is None else pictures.seq(name)
         if name is None or seq is None:
-            raise web.HTTPNotFound(text="no picture\n")
+            return _no_picture()
         if request.headers.get("If-None-Match") == f'"{seq}-{width}"':
             return web.Response(status=304, headers={"ETag": f'"{seq}-{width}"'})
         found = await self._in_thread(lambda: pictures.shrunk(name, width))
         if found is None:
-            raise web.HTTPNotFound(text="no picture\n")
+            return _no_picture()
         seq, jpeg = found
         return _jpeg(jpeg, f'"{seq}-{width}"')
 
     async def _key(self, request: web.Request) -> web.StreamResponse:
-        name = self._wall.name_of(int(request.match_info["n"]))
+        name = self._origin.wall.name_of(int(request.match_info["n"]))
         seq = int(request.match_info["seq"])
         width = _width(request)
         folder = self._origin.folder
         if name is None or folder is None:
-            raise web.HTTPNotFound(text="no picture\n")
+            return _no_picture()
 
         def read() -> bytes | None:
             for what in ("alarm", "missed"):
@@ -404,7 +411,7 @@ class LivePage:
 
         jpeg = await self._in_thread(read)
         if jpeg is None:
-            raise web.HTTPNotFound(text="no picture\n")
+            return _no_picture()
         return _jpeg(jpeg, f'"key-{seq}-{width}"')
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
@@ -472,6 +479,11 @@ def _jpeg(jpeg: bytes, tag: str) -> web.Response:
         content_type="image/jpeg",
         headers={"ETag": tag, "Cache-Control": "private, no-cache"},
     )
+
+
+def _no_picture() -> web.Response:
+    """A browser would put a 404 into its console: no error has happened."""
+    return web.Response(status=204)
 
 
 def _width(request: web.Request) -> int:

@@ -71,6 +71,8 @@ class Origin(Protocol):
     def now(self) -> tuple[float, int]:
         """The scenario second and the wall instant that it is, or was when all ended."""
 
+    def close(self) -> None: ...
+
 
 Item: TypeAlias = (
     Shot | FrameRecord | AlarmRecord | Explanation | Snapshot | tuple[Sequence[CameraPlan], Clock]
@@ -175,6 +177,9 @@ class Watcher:
                     )
         if self.told.over and self._ended is None:
             self._ended = (self._newest_at, self.wall.newest_ns)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def now(self) -> tuple[float, int]:
         clock = self._clock

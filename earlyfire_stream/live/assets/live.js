@@ -50,18 +50,20 @@
     const boxes = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none" }, frame);
     const pill = element("span", "pill", frame);
     const since = element("span", "since", frame);
+    const [clocked, took] = [element("b", "", since), element("span", "", since)];
     const said = element("div", "words", node);
     const top = element("div", "name", said);
     const name = element("b", "", top, names[n]);
     name.title = names[n];
     const verdict = element("span", "", top);
+    const [word, sure] = [element("span", "", verdict), element("span", "sure", verdict)];
     const nums = element("div", "nums", said);
     const [latency, rate, tokens] = [0, 1, 2].map(() => element("span", "", nums));
     latency.title = "from capture to answer";
     rate.title = "seconds between the last two looks";
     tokens.title = "visual tokens spent on this camera";
     const card = {
-      n, node, image, blank, boxes, pill, since, verdict, latency, rate, tokens,
+      n, node, image, blank, boxes, pill, clocked, took, verdict, word, sure, latency, rate, tokens,
       near: false, dirty: true, shown: null, next: 0, busy: false, drew: "", gaps: [],
     };
     node.card = card;
@@ -84,10 +86,10 @@
     const [smoke, sure] = row.v;
     return (smoke ? "smoke" : "clear") + (sure === null ? "" : ` ${share(sure)}`);
   };
-  const sinceOf = (row) => {
-    if (!row.f) return "";
-    const [, onset, took] = row.f;
-    return `${clock(Math.max(0, totals.now - onset))}${took === null ? "" : ` · alarm at ${took < 60 ? `${fixed(took, 0)} s` : clock(took)}`}`;
+  const tookOf = (row) => {
+    if (!row.f || row.f[2] === null) return "";
+    const took = row.f[2];
+    return ` · alarm at ${took < 60 ? `${fixed(took, 0)} s` : clock(took)}`;
   };
 
   // Looked at more often than usual; the usual is the longest of the last gaps, outages aside.
@@ -104,8 +106,10 @@
     if (!row) return;
     if (card.node.dataset.s !== row.s) card.node.dataset.s = row.s;
     set(card.pill, row.s === "off" && row.w ? words(row.w) : PILLS[row.s] || row.s);
-    set(card.since, sinceOf(row));
-    set(card.verdict, verdictOf(row));
+    set(card.clocked, row.f ? clock(Math.max(0, totals.now - row.f[1])) : "");
+    set(card.took, tookOf(row));
+    set(card.word, row.w && row.s !== "off" ? words(row.w) : row.v ? (row.v[0] ? "smoke" : "clear") : "");
+    set(card.sure, row.v && row.v[1] !== null && !(row.w && row.s !== "off") ? ` ${share(row.v[1])}` : "");
     card.verdict.className = row.v && row.v[0] && !row.w ? "smoke" : "";
     set(card.latency, row.l === null ? "" : duration(row.l));
     const faster = isFaster(card, row);
