@@ -1,9 +1,12 @@
 """Several run folders read as one: watchers of one fleet, or parts of a fleet that ran apart.
 
 Watchers (`consume --shard k/n`) share the log of their cameras; parts (`run --shards k/n`) each
-have their own. What does not belong together is refused before a log is opened, since a sum of
-strangers would look like a score. The whole is written as a folder of its own that names its parts,
-so that every command reads it as it reads any other; nothing is copied.
+have their own. A watcher that was started again in a new folder is one part with two sessions:
+frames that the later one was away for have the fate that the earlier one knows.
+
+What does not belong together is refused before a log is opened, since a sum of strangers would look
+like a score. The whole is written as a folder of its own that names its parts, so that every
+command reads it as it reads any other; nothing is copied.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from earlyfire_stream.errors import RunFolderError, UsageError
@@ -32,6 +36,7 @@ from earlyfire_stream.records import (
     write_json,
 )
 from earlyfire_stream.records import load as load_part
+from earlyfire_stream.verdict import Fate, Reason
 
 ELSEWHERE = ("engine.url", "engine.workers")
 """Settings that say where the engine is, not what it does: parts may each have their own."""
@@ -82,11 +87,15 @@ class Whole:
     doubts: Sequence[str]
     unended: frozenset[str]
     """Cameras of parts that are not complete."""
+    again: bool
+    """A watcher was started again: frames that it was away for may have a fate in two sessions."""
 
     def read(self) -> RunLog:
         """All their logs as one."""
         sides = self.folders if self.cameras is None else [self.cameras]
         log = read_logs(self.run, self.plans, sides, self.folders)
+        if self.again:
+            log = replace(log, frames=_once(FrameTable.of(log.frames)))
         if self.partial:
             log = replace(log, shots=ShotTable.of(log.shots).only({p.id for p in self.plans}))
         # What a process notes of itself every ten seconds makes no curve together with others.
@@ -167,17 +176,18 @@ def whole(folders: Sequence[Path], cameras: Path | None = None, *, partial: bool
         _check_alike(first, part)
     _check_apart(parts)
     plans, doubts = _fleet(parts, cameras, partial)
-    unended = frozenset(
-        plan.id for part in parts if not part.run["complete"] for plan in part.plans
-    )
+    # A later session that is complete has given a fate to all that the earlier ones had not.
+    ended = {plan.id for part in parts if part.run["complete"] for plan in part.plans}
+    unended = frozenset(plan.id for plan in plans) - ended
     versions = {str((part.run.get("versions") or {}).get("earlyfire-stream")) for part in parts}
     if len(versions) > 1:
         doubts.append(f"parts of different versions: {', '.join(sorted(versions))}")
-    unfinished = [str(p.folder) for p in parts if not p.run["complete"]]
+    unfinished = [str(p.folder) for p in parts if any(plan.id in unended for plan in p.plans)]
     if unfinished:
         doubts.append(f"parts that are not complete: {', '.join(unfinished)}")
-    run = _run_of(parts, plans)
-    return Whole(run, plans, tuple(folders), cameras, partial, tuple(doubts), unended)
+    run = _run_of(parts, plans, not unended)
+    again = sum(len(part.plans) for part in parts) > len(plans)
+    return Whole(run, plans, tuple(folders), cameras, partial, tuple(doubts), unended, again)
 
 
 # --- one part ------------------------------------------------------------------------------------
@@ -258,16 +268,18 @@ def _text(value: object) -> str:
 
 
 def _check_apart(parts: Sequence[_Part]) -> None:
-    """UsageError where two parts have one camera."""
+    """UsageError where two parts have one camera, unless they are sessions of one watcher."""
     seen: dict[str, _Part] = {}
     for part in parts:
         for plan in part.plans:
-            if (other := seen.setdefault(plan.id, part)) is not part:
-                raise UsageError(
-                    f"{part.folder} and {other.folder} both watched camera {_text(plan.id)}; name "
-                    "one folder for each part (a watcher that was killed goes on in its own "
-                    "folder: consume --resume)"
-                )
+            if (other := seen.setdefault(plan.id, part)) is part:
+                continue
+            if part.kind != "cameras" and list(part.places) == list(other.places):
+                break  # a later session of the same watcher
+            raise UsageError(
+                f"{part.folder} and {other.folder} both watched camera {_text(plan.id)}; name one "
+                "folder for each part"
+            )
 
 
 def _fleet(
@@ -330,14 +342,15 @@ def _missing(parts: Sequence[_Part], cameras: Sequence[str]) -> str:
 # --- what the whole says of itself ---------------------------------------------------------------
 
 
-def _run_of(parts: Sequence[_Part], plans: Sequence[CameraPlan]) -> dict[str, Any]:
+def _run_of(parts: Sequence[_Part], plans: Sequence[CameraPlan], complete: bool) -> dict[str, Any]:
     first = parts[0]
     runs = [part.run for part in parts]
-    played = [run.get("played_s") for run in runs]
+    played = [run.get("played_s") for run in runs if run["complete"]]
+    watchers = len({tuple(part.places) for part in parts})
     settings = {name: dict(values) for name, values in first.run["settings"].items()}
     rate = settings.get("budget", {}).get("tokens_per_s")
     if isinstance(rate, int | float):
-        settings["budget"]["tokens_per_s"] = rate * len(parts)  # each part has its own budget
+        settings["budget"]["tokens_per_s"] = rate * watchers  # each has its own budget
     names = list(dict.fromkeys(str(run.get("run")) for run in runs))
     brokers = list(dict.fromkeys(str(run.get("broker")) for run in runs))
     hosts = [run.get("host") for run in runs]
@@ -350,15 +363,33 @@ def _run_of(parts: Sequence[_Part], plans: Sequence[CameraPlan]) -> dict[str, An
         "broker": ", ".join(brokers[:NAMED]),
         "host": hosts[0] if all(host == hosts[0] for host in hosts) else {"parts": len(parts)},
         "start_ns": min((run.get("start_ns") or 0 for run in runs), default=0),
-        "complete": all(run["complete"] for run in runs),
+        "complete": complete,
         "interrupted": any(run.get("interrupted") for run in runs),
-        "played_s": None if None in played else max(p for p in played if p is not None),
+        "played_s": max((s for s in played if s is not None), default=None) if complete else None,
         "warnings": [
             f"{part.folder.name}: {text}"
             for part in parts
             for text in part.run.get("warnings") or ()
         ],
     }
+
+
+def _once(frames: FrameTable) -> FrameTable:
+    """Of a frame that one session knows and another was away for, only the session that knows.
+
+    Two sessions that both know it stay: somebody watched twice, and the ledger says so.
+    """
+    if not len(frames):
+        return frames
+    lost, down = tuple(Fate).index(Fate.LOST), tuple(Reason).index(Reason.CONSUMER_DOWN)
+    away = (frames.column("fate") == lost) & (frames.column("reason") == down)
+    keys = list(_keys(frames))
+    told = {key for key, missed in zip(keys, away.tolist(), strict=True) if not missed}
+    gone = np.zeros(len(frames), bool)
+    for place in np.flatnonzero(away).tolist():
+        gone[place] = keys[place] in told
+        told.add(keys[place])
+    return frames.without(gone)
 
 
 def _keys(table: ShotTable | FrameTable) -> Iterator[tuple[str, int]]:

@@ -803,6 +803,12 @@ class FrameTable(Table[FrameRecord]):
     def answer_column(self, name: str) -> NDArray[Any]:
         return self._answers.column(name)
 
+    def without(self, gone: NDArray[np.bool_]) -> FrameTable:
+        """Without these records, which have no answer."""
+        rest = copy(self)
+        rest._rows = self._rows.where(~gone)
+        return rest
+
     def take(self, v: dict[str, Any]) -> None:
         """Append one as its line holds it; KeyError, TypeError, ValueError if it is none."""
         if len(v) != _FRAME_FIELDS:

@@ -55,6 +55,7 @@ SIBLINGS: set[tuple[str, str]] = {
     ("scenario", "records"),  # a camera's plan is what the scorer knows of a scenario
     ("records", "verdict"),
     ("merged", "records"),
+    ("merged", "verdict"),
     ("frames", "verdict"),
     ("mailbox", "sampling"),
     ("scoring", "alarms"),  # one alarm policy, online and offline

@@ -107,8 +107,9 @@ def test_so_many_watchers_see_every_frame_exactly_once(
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("resumed", [True, False], ids=["in its folder", "in a new one"])
 def test_a_watcher_that_is_killed_loses_what_was_under_way_and_the_others_nothing(
-    nursery: Nursery, start: Start, tmp_path: Path
+    nursery: Nursery, start: Start, tmp_path: Path, resumed: bool
 ) -> None:
     pictures(tmp_path / "pictures", 120)
     scenario(tmp_path, *(camera(n) for n in NAMES))
@@ -119,11 +120,14 @@ def test_a_watcher_that_is_killed_loses_what_was_under_way_and_the_others_nothin
     killed.send(signal.SIGKILL)
     nursery.code_of(killed.pid, 20)
     before = {(f["camera"], f["seq"]) for f in frames_of(folder)}
-    again = start("consume", "w1", "--shard", "1/2", "--resume", folder)
+    more = ("--resume", folder) if resumed else ()
+    again = start("consume", "w1" if resumed else "again", "--shard", "1/2", *more)
     for one in (cameras, again, alive):
         assert one.wait() == 0
 
     folders = [run_folder(tmp_path / "w0"), folder]
+    if not resumed:
+        folders.append(run_folder(tmp_path / "again"))
     log = merged.whole(folders, run_folder(tmp_path / "k")).read()
     ledger = balance(log)
     assert ledger.balanced, ledger
