@@ -368,8 +368,6 @@ def test_a_profile_of_the_specification_states_its_latency_and_others_state_none
     assert stated["spec-gpu"] == 0.25
     assert stated["spec-cpu-int4"] == 1.0
     assert stated["perfect"] is None
-    chosen = models.Engine(name="simulated", profile="spec-cpu-int4")
-    assert engines.create(chosen, Clock()).traits.reference_s == 1.0
 
 
 def test_the_engine_says_that_it_may_run_in_virtual_time() -> None:
