@@ -8,13 +8,18 @@ from __future__ import annotations
 
 __all__ = ["Pairs", "pairs"]
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from earlyfire_stream.records import RunLog
+from earlyfire_stream.records import RunLog, Shot
 from earlyfire_stream.scoring.accuracy import ASKED
-from earlyfire_stream.scoring.footage import Frame, FrameOutcome, footage
+from earlyfire_stream.scoring.footage import footage, keys, packed
+from earlyfire_stream.verdict import Fate
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,56 +68,100 @@ def pairs(first: RunLog, second: RunLog, *, same_pictures: bool = True) -> Pairs
     that perturbs it.
     """
     ours, theirs = _asked(first), _asked(second)
-    common = [
-        (a, theirs[key])
-        for key, a in ours.items()
-        if key in theirs and (not same_pictures or _same(a, theirs[key]))
-    ]
-    said = [(a.verdict, b.verdict) for a, b in common]
-    read = [(a.has_smoke, b.has_smoke) for a, b in said if a is not None and b is not None]
-    right = [(_right(a), _right(b)) for a, b in common if a.smoke is not None]
-    slower = sorted(
-        _busy_s(b) - _busy_s(a)
-        for a, b in common
-        if a.verdict is not None and b.verdict is not None
+    _, mine, yours = np.intersect1d(
+        *_numbered(ours, theirs), assume_unique=True, return_indices=True
     )
-    middle = len(slower) // 2
+    if same_pictures:
+        same = [
+            a == b for a, b in zip(_pictures(ours, mine), _pictures(theirs, yours), strict=True)
+        ]
+        chosen = np.array(same, np.bool_)
+        mine, yours = mine[chosen], yours[chosen]
+    a, b = ours.says[mine], theirs.says[yours]
+    read = (a >= 0) & (b >= 0)
+    known = ours.smoke[mine] >= 0
+    right, also = ((says == ours.smoke[mine])[known] for says in (a, b))
+    slower = theirs.busy_s[yours][read] - ours.busy_s[mine][read]
     return Pairs(
-        n=len(common),
-        unreadable_first=sum(a is None for a, _ in said),
-        unreadable_second=sum(b is None for _, b in said),
-        both_smoke=read.count((True, True)),
-        only_first_smoke=read.count((True, False)),
-        only_second_smoke=read.count((False, True)),
-        neither_smoke=read.count((False, False)),
-        only_first_right=right.count((True, False)),
-        only_second_right=right.count((False, True)),
-        slower_s=(slower[middle] + slower[~middle]) / 2 if slower else None,
-        both_right=right.count((True, True)),
-        neither_right=right.count((False, False)),
+        n=len(mine),
+        unreadable_first=int((a < 0).sum()),
+        unreadable_second=int((b < 0).sum()),
+        both_smoke=int(((a == 1) & (b == 1)).sum()),
+        only_first_smoke=int(((a == 1) & (b == 0)).sum()),
+        only_second_smoke=int(((a == 0) & (b == 1)).sum()),
+        neither_smoke=int(((a == 0) & (b == 0)).sum()),
+        only_first_right=int((right & ~also).sum()),
+        only_second_right=int((~right & also).sum()),
+        slower_s=float(np.median(slower)) if len(slower) else None,
+        both_right=int((right & also).sum()),
+        neither_right=int((~right & ~also).sum()),
     )
 
 
-def _asked(log: RunLog) -> dict[Frame, FrameOutcome]:
-    return {
-        (one.plan.id, outcome.seq): outcome
-        for one in footage(log)
-        for outcome in one.frames
-        if outcome.fate in ASKED
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """The frames that an engine was asked about, as columns."""
+
+    cameras: Sequence[str]
+    camera: NDArray[np.int64]
+    """Which of `cameras`."""
+    seq: NDArray[np.int64]
+    says: NDArray[np.int8]
+    """1 smoke, 0 none, -1 no verdict."""
+    smoke: NDArray[np.int8]
+    """1, 0, or -1 where nobody knows."""
+    busy_s: NDArray[np.float64]
+    """From request to answer, wall seconds; NaN without an answer."""
+    shots: Sequence[Shot]
+    shot: NDArray[np.int64]
+    """Where each stands among `shots`; -1 if the cameras' log does not know it."""
 
 
-def _same(a: FrameOutcome, b: FrameOutcome) -> bool:
-    return a.shot.identity == b.shot.identity
+def _asked(log: RunLog) -> _Asked:
+    log, shots, frames = packed(log)
+    key = keys(log, shots, frames)
+    everything = footage(log, key)
+    chosen = [np.isin(one.fate, [tuple(Fate).index(fate) for fate in ASKED]) for one in everything]
+    parts = list(zip(everything, chosen, strict=True))
+    records = _joined([one.records[those] for one, those in parts], np.int64)
+    place_of = np.full(len(key.camera), -1)
+    place_of[key.shots[::-1]] = np.arange(len(shots))[::-1]
+    number = key.records[records]
+    answer = frames.column("answer")[records].astype(np.int64) - 1
+    busy_s = np.full(len(records), np.nan)
+    told = answer >= 0
+    spent_ns = frames.answer_column("answered_ns") - frames.answer_column("started_ns")
+    busy_s[told] = spent_ns[answer[told]] / 1e9
+    return _Asked(
+        cameras=key.cameras,
+        camera=key.camera[number],
+        seq=key.seq[number],
+        says=_joined([one.says[those] for one, those in parts], np.int8),
+        smoke=_joined([one.smoke[those] for one, those in parts], np.int8),
+        busy_s=busy_s,
+        shots=shots,
+        shot=place_of[number],
+    )
 
 
-def _right(outcome: FrameOutcome) -> bool:
-    return outcome.verdict is not None and outcome.verdict.has_smoke is outcome.smoke
+def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *parts])
 
 
-def _busy_s(outcome: FrameOutcome) -> float:
-    record = outcome.record
-    assert record is not None
-    answer = record.answer
-    assert answer is not None  # it has a verdict
-    return (answer.answered_ns - answer.started_ns) / 1e9
+def _numbered(ours: _Asked, theirs: _Asked) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One number for each frame, the same for the same camera and seq on both sides."""
+    names = {name: place for place, name in enumerate(ours.cameras)}
+    for name in theirs.cameras:
+        names.setdefault(name, len(names))
+    seqs = np.unique(np.concatenate([ours.seq, theirs.seq]))
+    one, two = (
+        np.array([names[name] for name in each.cameras], np.int64)[each.camera] * max(1, len(seqs))
+        + np.searchsorted(seqs, each.seq)
+        for each in (ours, theirs)
+    )
+    return one, two
+
+
+def _pictures(each: _Asked, places: NDArray[np.int64]) -> Iterator[str]:
+    """What identifies each frame's picture; empty where the cameras' log does not know it."""
+    return (each.shots[shot].identity if shot >= 0 else "" for shot in each.shot[places].tolist())

@@ -10,11 +10,15 @@ __all__ = ["Doubt", "doubts", "refusal"]
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from earlyfire_stream.records import RunLog
+import numpy as np
+
+from earlyfire_stream.records import FrameTable, RunLog
 from earlyfire_stream.scoring.compare.sides import Side, by_digest, label
 from earlyfire_stream.scoring.compare.stated import legible, settings_unlike
 from earlyfire_stream.scoring.early_fire import alarm_policy
 from earlyfire_stream.verdict import Fate
+
+_FATES = tuple(Fate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +134,10 @@ def _policy(log: RunLog) -> str:
 
 def _distorted(log: RunLog) -> bool:
     """As in `Score.speed_distorted`."""
-    dropped = (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)
-    return log.speed != 1 and any(frame.fate in dropped for frame in log.frames)
+    if log.speed == 1:
+        return False
+    dropped = [_FATES.index(f) for f in (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)]
+    return bool(np.isin(FrameTable.of(log.frames).column("fate"), dropped).any())
 
 
 def refusal(found: Sequence[Doubt]) -> str:

@@ -226,7 +226,8 @@ def _take_in(
     v1 = mean_frame_score_v1(judged_sequences([one]))
     boxes = list(_boxes(one))
     found.boxes += [(home, iou, verdict.confidence) for _, iou, verdict in boxes if verdict]
-    has_boxes = any(t.box is not None for f in one.frames for t in f.truth)
+    marked = one.those(np.flatnonzero(one.marked))
+    has_boxes = any(t.box is not None for f in marked for t in f.truth)
     found.boxed = found.boxed or has_boxes
     for name, value in {
         "episodes": raised.episodes,
@@ -257,7 +258,8 @@ def _boxes(one: Footage) -> Iterator[tuple[bool, float, Verdict | None]]:
 
     As `accuracy.localization` counts them, but also for a camera without truth boxes of its own.
     """
-    for frame in one.frames:
+    # a frame that shows no box and of which no smoke is claimed adds nothing
+    for frame in one.those(np.flatnonzero(one.marked | (one.says == 1))):
         truth = [t.box for t in frame.truth if t.box is not None]
         verdict = frame.verdict
         if verdict is None or frame.smoke is None or (frame.smoke and not truth):
