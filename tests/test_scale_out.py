@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
 import pytest
 
-from earlyfire_stream import merged
+from earlyfire_stream import merged, run
 from earlyfire_stream.frames import shard_of
 from earlyfire_stream.records import load
 from earlyfire_stream.scoring.ledger import balance
+from tests.fakes.worker import FakeWorker
 from tests.playing import (
     Command,
     Nursery,
     camera,
+    loaded,
     notes,
     open_mosquitto,
     pictures,
+    proof,
     records,
     run_folder,
     run_folders,
     scenario,
+    until,
     wait_for,
+    within,
 )
 
 NAMES = [f"c{n}" for n in range(16)]
@@ -195,3 +202,39 @@ def test_a_watcher_of_a_part_knows_when_the_fires_of_its_cameras_begin(
         assert [plan.fires[0].onset for plan in known] == [
             told[plan.id].fires[0].onset for plan in known
         ]
+
+
+# --- several workers behind one watcher ----------------------------------------------------------
+
+
+def looks(worker: FakeWorker) -> int:
+    return sum(body.get("user") != "warm-up" for body in worker.requests)
+
+
+async def test_two_workers_share_the_looks_of_one_watcher_and_one_of_them_may_go(
+    tmp_path: Path,
+) -> None:
+    """Workers that speak as ours do; a real run asks them, and one leaves in the middle."""
+    pictures(tmp_path / "pictures", 30, (320, 240))
+    async with FakeWorker() as stays, AsyncExitStack() as stack:
+        leaves = await stack.enter_async_context(FakeWorker())
+        asked = loaded(
+            tmp_path,
+            *(camera(name, interval="200ms") for name in NAMES[:6]),
+            engine={"name": "hf", "workers": [stays.root, leaves.root]},
+        )
+        options = run.Options(broker="memory", out=tmp_path / "runs")
+        playing = asyncio.create_task(run.play(asked, options, [], asyncio.Event()))
+        await until(lambda: (looks(stays) > 20 and looks(leaves) > 20) or playing.done())
+        assert not playing.done()
+        await stack.aclose()
+        gone_after = looks(leaves)
+        outcome = await within(playing)
+    log, ledger = proof(outcome.folder)
+    assert ledger.scheduled == 180
+    assert set(ledger.fates) <= {"answered", "engine_error"}
+    assert ledger.fates.get("engine_error", 0) <= 8, "no more than were with the one that went"
+    assert looks(stays) > gone_after
+    last = {name: max(f.seq for f in log.frames if f.camera == name) for name in NAMES[:6]}
+    ends = [f for f in log.frames if f.seq == last[f.camera]]
+    assert {f.fate for f in ends} == {"answered"}
