@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed speed-hf scale sweep overload clean mosquitto chromium prometheus
+.PHONY: help install demo test lint format typecheck speed speed-hf scale live-load sweep overload clean mosquitto chromium prometheus
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -19,6 +19,7 @@ help:
 	@echo "make speed      throughput, lateness and overhead, as ratios measured in one run"
 	@echo "make speed-hf   the Hugging Face worker against the plain loop, on a small model"
 	@echo "make scale      scoring a run of a million frames: time and memory"
+	@echo "make live-load  200 cameras with the live page open in Chromium, beside the same run without"
 	@echo "make overload   200 cameras, ten minutes, an engine that answers one frame a second"
 	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
 
@@ -100,6 +101,9 @@ scale: $(VENV)/.dev
 
 sweep: $(VENV)/.base
 	@$(BIN)/earlyfire bench scenarios/sweep.yaml --sampling fixed:5s,fixed:10s,fixed:30s,adaptive:10s,adaptive:20s,adaptive:30s,adaptive:60s
+
+live-load: $(VENV)/.dev mosquitto chromium
+	@$(BIN)/python -m tests.live_load
 
 overload: $(VENV)/.dev
 	@$(BIN)/python -m tests.overload

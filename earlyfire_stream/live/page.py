@@ -372,10 +372,10 @@ class LivePage:
         if folder is None:
             return []
         try:
-            names = sorted(path.name for path in (folder / "frames").iterdir())
+            names = {path.name for path in (folder / "frames").iterdir()}
         except OSError:
             return []
-        seqs = (int(found[1]) for name in names if (found := _MISSED.search(name)))
+        seqs = sorted({int(found[1]) for name in names if (found := _MISSED.search(name))})
         return [{"seq": s} for s in seqs if key_frame(camera, s, "missed") in names][:KEYS_LISTED]
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:

@@ -198,7 +198,7 @@
     tile("tokens", "tokens /s", some(totals.tokens, count), seenBy && seenBy.budget ? `of ${count(seenBy.budget)}` : "");
     if (seenBy) tile("queue", "waiting · in flight", `${seenBy.waiting} · ${seenBy.in_flight}`);
     else if (run.following) tile("queue", "frames told", count(totals.scheduled || 0));
-    tile("late", "replay late", some(totals.late, duration), "worst");
+    tile("late", "replay late", some(totals.late, duration));
     drawChips(states);
     drawLedger();
     drawHealth();
