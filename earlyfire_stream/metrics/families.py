@@ -8,7 +8,7 @@ grows with the fleet, and those series are left out for large fleets. The worker
 
 from __future__ import annotations
 
-__all__ = ["FAMILIES", "LATENCY_S", "PREFIX", "TTFD_S", "Family", "Kind", "Role"]
+__all__ = ["FAMILIES", "LATENCY_S", "PREFIX", "TTFD_S", "Family", "Kind", "Role", "table"]
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -285,3 +285,15 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("camera_alarms", Kind.COUNTER, "The camera's alarms", ("camera",), per_camera=True),
 )
+
+
+def table() -> str:
+    """All metrics as a table in Markdown: docs/metrics.md holds it."""
+    lines = ["| metric | type | labels | told by | what it is |", "|---|---|---|---|---|"]
+    for family in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        lines.append(
+            f"| `{family.exposed}` | {family.kind.value} | {labels} | {family.role.value} "
+            f"| {family.text} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,5 @@
+"""`python -m earlyfire_stream.metrics` prints the table of docs/metrics.md."""
+
+from earlyfire_stream.metrics.families import table
+
+print(table(), end="")
