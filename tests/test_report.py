@@ -20,6 +20,7 @@ from earlyfire_stream.report.page import render, write
 from earlyfire_stream.report.view import Page, page
 from earlyfire_stream.scoring import score
 from earlyfire_stream.scoring.footage import footage
+from earlyfire_stream.verdict import Fate
 from tests.browser import browser, opened
 from tests.fakes.ollama import Answer, FakeOllama
 from tests.playing import Nursery, camera, loaded, pictures, run_folder, scenario
@@ -29,6 +30,7 @@ from tests.scored_runs import (
     START_NS,
     YES,
     answered,
+    fated,
     one_camera,
     run_log,
     shot,
@@ -135,6 +137,62 @@ def test_latency_is_held_against_the_engine_s_own_reference_or_the_specification
     stated = replace(log, run={"engine": {"reference_s": 0.5}})
     facts = {fact.label: fact for fact in told(stated).latencies}
     assert facts["Median to the engine's own reference"].value == "2.00 ×"
+
+
+def pulse(at: float, cpu_s: float) -> dict[str, object]:
+    return {
+        "what": "pulse",
+        "wall_ns": START_NS + round(at * SECOND),
+        "scenario_s": at,
+        "rss_bytes": 200_000_000,
+        "cpu_s": cpu_s,
+    }
+
+
+def test_the_harness_tells_what_it_cost_itself() -> None:
+    # 81 frames, of which 20 were scheduled from 0 to 1200 s, at 24 s of CPU: 1.2 s a frame
+    log = late_by_three()
+    log = replace(log, notes=[pulse(0.0, 1.0), pulse(1200.0, 25.0)], run={"host": {"cores": 2}})
+    slow = [replace(f, received_ns=f.captured_ns + 50_000_000) for f in log.frames]
+    facts = {fact.label: fact for fact in told(replace(log, frames=slow)).harness}
+    assert facts["Cores kept busy"].value == "0.02"
+    assert facts["CPU a scheduled frame"].value == "1.20 s"
+    assert facts["CPU a scheduled frame"].n == "20 frames"
+    assert facts["Capture to receipt, median"].value == "50 ms"
+    assert facts["Capture to receipt, p95"].value == "n/a"  # of 81, where 130 are needed
+    assert facts["Most memory"].value == "200 MB"
+
+
+def distorted() -> RunLog:
+    log = late_by_three()
+    return replace(log, speed=20.0, frames=[fated(log.shots[0], Fate.EXPIRED), *log.frames[1:]])
+
+
+def saturated() -> RunLog:
+    notes = [pulse(0.0, 0.0), pulse(10.0, 18.0)]
+    return replace(late_by_three(), notes=notes, run={"host": {"cores": 2}})
+
+
+def belated() -> RunLog:
+    log = late_by_three()
+    return replace(log, shots=[replace(s, late_s=0.7 if s.seq == 3 else 0.0) for s in log.shots])
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (late_by_three(), "low exposure: 0.667 camera-hours without smoke"),
+        (distorted(), "speed 20 distorts"),
+        (saturated(), "saturated host: up to 1.8 of 2 cores were busy"),
+        (belated(), "the cameras themselves were up to 0.70 s late"),
+        (replace(late_by_three(), complete=False), "the run is not complete"),
+        (replace(late_by_three(), shots=[]), "no cameras’ log"),
+    ],
+)
+def test_a_reader_is_warned_before_the_figures(log: RunLog, said: str) -> None:
+    before = render(told(log)).replace("&#39;", "’").partition('<section id="score">')[0]
+    assert "Before you believe it" in before
+    assert said in before
 
 
 def test_what_the_engine_s_server_told_is_drawn_and_its_names_stay_text(tmp_path: Path) -> None:

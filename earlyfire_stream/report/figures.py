@@ -10,7 +10,7 @@ Times are scenario seconds unless a name says otherwise.
 
 from __future__ import annotations
 
-__all__ = ["Figures", "Lateness", "alarm_kind", "figures", "group"]
+__all__ = ["Figures", "Lateness", "OnTheWay", "alarm_kind", "figures", "group"]
 
 import math
 from bisect import bisect_left
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from earlyfire_stream.records import AlarmRecord, FrameTable, RunLog, ShotTable
+from earlyfire_stream.records import UNTOLD, AlarmRecord, FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, Rate, View, classify
 from earlyfire_stream.scoring.footage import Footage, FrameOutcome
@@ -76,6 +76,16 @@ class Figures:
     lane_frames_hidden: int
     """Frames that a timeline shows only in bins."""
     lateness: Lateness
+    on_the_way: OnTheWay
+
+
+@dataclass(frozen=True, slots=True)
+class OnTheWay:
+    """Capture to receipt of the frames that came, wall seconds: lateness, encoding, transport."""
+
+    n: int
+    p50: float | None
+    p95: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,7 @@ def figures(log: RunLog, score: Score, everything: Sequence[Footage]) -> Figures
             p99=_plain(percentile(late.tolist(), 99)),
             worst=_plain(float(late.max())) if len(late) else None,
         ),
+        on_the_way=_on_the_way(FrameTable.of(log.frames)),
     )
 
 
@@ -351,6 +362,16 @@ def _late(shots: ShotTable) -> tuple[Floats, Floats]:
         return np.empty(0), np.empty(0)
     sent = shots.column("unsent") == _SENT
     return shots.column("captured_at")[sent], shots.column("late_s")[sent]
+
+
+def _on_the_way(frames: FrameTable) -> OnTheWay:
+    if not len(frames):
+        return OnTheWay(0, None, None)
+    received = frames.column("received_ns")
+    came = received != UNTOLD
+    took_s = (received[came] - frames.column("captured_ns")[came]) / 1e9
+    took_s = took_s[took_s >= 0]
+    return OnTheWay(len(took_s), _plain(percentile(took_s, 50)), _plain(percentile(took_s, 95)))
 
 
 def _lateness(at: Floats, late: Floats, edges: Floats) -> list[list[Any]]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from earlyfire_stream.records import FrameTable, RunLog
-from earlyfire_stream.report.figures import Figures, Lateness, figures
+from earlyfire_stream.records import FrameTable, RunLog, ShotTable
+from earlyfire_stream.report.figures import Figures, figures
 from earlyfire_stream.report.gallery import Gallery
 from earlyfire_stream.report.gauges import NOTHING, Gauges
 from earlyfire_stream.report.summary import clock, duration, number
@@ -223,7 +223,7 @@ def page(
         ),
         told_hidden=max(0, len(told) - TOLD_ROWS),
         told_facts=_told(score),
-        harness=_harness(log, drawn.lateness),
+        harness=_harness(log, drawn),
         gauges=server,
         steady=tuple(Fact(title, _amount(value)) for title, value in server.steady),
         settings=_settings(log),
@@ -732,7 +732,8 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
 # --- the harness and the settings ----------------------------------------------------------------
 
 
-def _harness(log: RunLog, late: Lateness) -> tuple[Fact, ...]:
+def _harness(log: RunLog, drawn: Figures) -> tuple[Fact, ...]:
+    late, way = drawn.lateness, drawn.on_the_way
     ends = [n for n in log.notes if n["what"] == "session_end"]
     total = {key: sum(int(n.get(key) or 0) for n in ends) for key in ("dropped", "reconnects")}
     engine = log.run.get("engine") or {}
@@ -747,6 +748,18 @@ def _harness(log: RunLog, late: Lateness) -> tuple[Fact, ...]:
             note="" if late.p99 is not None or not late.n else f"stated from {FLOORS[99]} on",
         ),
         Fact("Cameras late, worst", seconds_text(late.worst), n=f"{late.n:,} frames"),
+        Fact(
+            "Capture to receipt, median",
+            seconds_text(way.p50),
+            n=f"{way.n:,} frames",
+            note="lateness, encoding and transport: no engine is faster than this",
+        ),
+        Fact(
+            "Capture to receipt, p95",
+            seconds_text(way.p95),
+            n=f"{way.n:,} frames",
+            note="" if way.p95 is not None or not way.n else f"stated from {FLOORS[95]} on",
+        ),
         Fact("Cold start of the engine", "not told" if cold is None else duration(float(cold))),
         Fact("Deliveries twice", f"{log.duplicates:,}"),
         Fact("Dropped by our own inlet", f"{total['dropped']:,}"),
@@ -765,6 +778,18 @@ def _harness(log: RunLog, late: Lateness) -> tuple[Fact, ...]:
                 note=f"of {host.get('cores', '?')}; cameras, consumer and an engine in our process",
             )
         )
+        begun, ended = first.get("scenario_s", 0.0), last.get("scenario_s", 0.0)
+        at = ShotTable.of(log.shots).column("captured_at") if len(log.shots) else np.empty(0)
+        frames = int(((at >= begun) & (at < ended)).sum())
+        if frames:
+            facts.append(
+                Fact(
+                    "CPU a scheduled frame",
+                    seconds_text((last["cpu_s"] - first["cpu_s"]) / frames),
+                    n=f"{frames:,} frames",
+                    note="made, sent, received, decided on; an engine in our process too",
+                )
+            )
     resident = [n["rss_bytes"] for n in pulses if n.get("rss_bytes")]
     if resident:
         facts.append(
