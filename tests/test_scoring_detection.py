@@ -398,6 +398,41 @@ def test_the_rate_is_pooled_over_cameras_with_its_exact_interval() -> None:
     )
 
 
+# --- smoke that never shows ----------------------------------------------------------------------
+
+
+def drawn(seen: set[int], complete: bool = True) -> RunLog:
+    """A source that labels what it draws: ten frames, a fire from frame 4 on, smoke in `seen`."""
+    shots = [
+        shot("north", i, i * 60.0, smoke=True if i in seen else False if i < 4 else None)
+        for i in range(10)
+    ]
+    plan = CameraPlan("north", (FirePlan("f1", 240.0),), 60.0)
+    return run_log([plan], shots, [answered(s, NO) for s in shots], complete=complete)
+
+
+def test_a_fire_whose_smoke_is_in_no_picture_is_no_view() -> None:
+    found = score(drawn(set()))
+    assert found.fires == ()
+    assert "smoke is in no picture: 1 (f1 (north))" in " ".join(found.warnings)
+    assert "outages" not in " ".join(found.warnings)
+
+
+def test_a_fire_that_shows_in_one_picture_is_a_view_and_can_be_missed() -> None:
+    found = score(drawn({9}))
+    assert [v.parts for v in found.fires] == [None]
+
+
+def test_a_killed_run_cannot_tell_whether_the_smoke_would_have_shown() -> None:
+    assert len(score(drawn(set(), complete=False)).fires) == 1
+
+
+def test_a_camera_without_any_label_says_nothing_of_what_can_be_seen() -> None:
+    log = drawn(set())
+    bare = [shot("north", i, i * 60.0) for i in range(10)]
+    assert len(score(replace(log, shots=bare)).fires) == 1
+
+
 # --- survival ------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "clear_time",
     "false_alarms",
     "fleet",
+    "never_seen",
     "views",
     "watched_hours",
 ]
@@ -252,7 +253,7 @@ def views(
     """Each (fire, camera) of the run.
 
     Left out: fires whose smoke one camera's scripted outages hide from first to last, since an
-    outage counts against nobody.
+    outage counts against nobody, and in a complete run those of `never_seen`.
     """
     alarmed: dict[Frame, int] = {}
     for record in alarms:
@@ -263,8 +264,30 @@ def views(
         for footage in footages
         if footage.timed
         for fire in footage.plan.fires
-        if not _hidden(footage, fire)
+        if not _hidden(footage, fire) and not (complete and _unseen(footage, fire))
     )
+
+
+def never_seen(footages: Iterable[Footage]) -> tuple[tuple[str, str], ...]:
+    """(fire, camera) where smoke is in none of the pictures that were taken while the fire burnt.
+
+    A source that draws its own pictures knows that; there is no onset then, which is the instant
+    at which smoke becomes visible. Nothing is said of a camera that labels none of its frames.
+    """
+    return tuple(
+        (fire.id, footage.plan.id)
+        for footage in footages
+        if footage.timed
+        for fire in footage.plan.fires
+        if not _hidden(footage, fire) and _unseen(footage, fire)
+    )
+
+
+def _unseen(footage: Footage, fire: FirePlan) -> bool:
+    end = min(math.inf if fire.end is None else fire.end, fire.onset + HORIZON_S)
+    burning = (fire.onset <= footage.captured_at) & (footage.captured_at < end)
+    labels = footage.labelled
+    return bool(burning.any() and labels.any() and not labels[burning].any())
 
 
 def _hidden(footage: Footage, fire: FirePlan) -> bool:

@@ -62,6 +62,7 @@ from earlyfire_stream.scoring.detection import (
     View,
     false_alarms,
     fleet,
+    never_seen,
     views,
     watched_hours,
 )
@@ -556,7 +557,14 @@ def _warnings(
             f"low exposure: {alarms.camera_hours:.3g} camera-hours without smoke (24 are needed "
             "for a steady false alarm rate); see the score at both ends of its interval"
         )
-    hidden = sum(len(f.plan.fires) for f in known if f.timed) - len(found)
+    unseen = never_seen(known) if log.complete else ()
+    if unseen:
+        named = ", ".join(f"{fire} ({camera})" for fire, camera in unseen[:5])
+        said.append(
+            f"views left out because their smoke is in no picture: {len(unseen)} ({named}"
+            f"{', …' if len(unseen) > 5 else ''}); play longer, or make the plume larger or nearer"
+        )
+    hidden = sum(len(f.plan.fires) for f in known if f.timed) - len(found) - len(unseen)
     if hidden:
         said.append(
             f"views left out because scripted outages hide them from first to last: {hidden}"

@@ -99,6 +99,8 @@ class Footage:
     """Which frames reached the consumer."""
     smoke: Flags
     """1, 0, or -1 where nobody knows."""
+    labelled: NDArray[np.bool_]
+    """Whose `smoke` is the frame's own label and not what the scenario's fires say."""
     marked: NDArray[np.bool_]
     """Which frames have truth that says where the smoke is, or at least of which fire."""
     says: Flags
@@ -215,6 +217,7 @@ def _by_camera(log: RunLog, key: Keys, columns: _Columns, record: Array) -> tupl
                 fate=columns.fate[chosen],
                 came=columns.came[chosen],
                 smoke=smoke,
+                labelled=columns.smoke[chosen] >= 0,
                 marked=columns.truth[chosen] > 0,
                 says=frames.says(),
                 confidence=columns.confidence[chosen],
