@@ -130,6 +130,35 @@ def test_another_seed_draws_the_same_copies_in_the_parts_as_in_the_whole(tmp_pat
     assert scores[0] == scores[1]
 
 
+def test_parts_of_recordings_that_play_in_turn_detect_what_the_whole_detects(
+    tmp_path: Path,
+) -> None:
+    """Each part has turns of its own, so that only the instants on the run's clock differ."""
+    offsets = range(-300, 301, 60)
+    for fire in range(6):
+        taken = 1_465_063_200 + fire * 86_400
+        for camera_name in ("a-n", "b-s")[: 1 + fire % 2]:
+            folder = tmp_path / "data" / f"2016060{fire}_FIRE_{camera_name}"
+            for made, offset in zip(
+                sorted(pictures(folder, len(offsets)).iterdir()), offsets, strict=True
+            ):
+                made.rename(folder / f"{taken + offset}_{offset:+06d}.jpg")
+    entry = {"layout": "figlib", "path": "data", "at_once": 2}
+    engine = {**ENGINE, "profile": "smokebench-qwen2.5vl-7b"}
+    text = {"earlyfire": 1, "name": "f", "clock": "virtual", "engine": engine, "datasets": [entry]}
+    path = tmp_path / "f.yaml"
+    path.write_bytes(orjson.dumps(text))
+    one = played(path, tmp_path / "one")
+    two = [played(path, tmp_path / f"part-{k}", (k, 2)) for k in range(2)]
+    rescore(two, output=tmp_path / "whole")
+    told = [orjson.loads((f / "score.json").read_bytes()) for f in (one, tmp_path / "whole")]
+    assert told[0]["early_fire_score"] == told[1]["early_fire_score"]
+    assert told[0]["ledger"] == told[1]["ledger"]
+    views = [{(v["fire"], v["camera"]): v["ttfd_s"] for v in score["fires"]} for score in told]
+    assert len(views[0]) == 9
+    assert views[0] == views[1]
+
+
 def test_the_order_of_the_folders_does_not_matter(
     parts: tuple[Path, list[Path]], tmp_path: Path
 ) -> None:
