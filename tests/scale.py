@@ -1,4 +1,4 @@
-"""`python -m tests.scale`: what it takes to score a run of one million frames.
+"""`python -m tests.scale`: what it takes to score a run of one million frames, and to compare two.
 
 A run folder as a fleet of 200 cameras leaves it is written into a temporary folder, its logs by the
 logs' own writer, and scored in a process of its own. Beside it stands what merely parsing every
@@ -32,7 +32,9 @@ from earlyfire_stream.records import (
     load,
     write_json,
 )
+from earlyfire_stream.report import comparison_page
 from earlyfire_stream.scoring import score
+from earlyfire_stream.scoring.compare import Side, compare
 from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict
 
 FRAMES = 1_000_000
@@ -52,8 +54,11 @@ OTHERS = [
 """Shares of fates; about what an engine leaves that keeps up with a third of its frames."""
 
 
-def write_run(folder: Path, frames: int, cameras: int = CAMERAS) -> None:
-    """A complete run folder; every tenth camera sees a fire in the middle of its frames."""
+def write_run(folder: Path, frames: int, cameras: int = CAMERAS, seed: int = 4) -> None:
+    """A complete run folder; every tenth camera sees a fire in the middle of its frames.
+
+    Another seed is another engine over the same frames.
+    """
     folder.mkdir(parents=True)
     each = frames // cameras
     fires = dict.fromkeys(range(0, cameras, 10), each // 2 * CADENCE_S)
@@ -65,6 +70,7 @@ def write_run(folder: Path, frames: int, cameras: int = CAMERAS) -> None:
             "complete": True,
             "speed": 1.0,
             "played_s": each * CADENCE_S,
+            "engine": {"name": "scale", "model": str(seed)},
             "settings": {"alarm": {"k": 1, "n": 1}},
             "cameras": [
                 {
@@ -81,12 +87,14 @@ def write_run(folder: Path, frames: int, cameras: int = CAMERAS) -> None:
             ],
         },
     )
-    asyncio.run(_write_logs(folder, each, cameras, fires))
+    asyncio.run(_write_logs(folder, each, cameras, fires, seed))
 
 
-async def _write_logs(folder: Path, each: int, cameras: int, fires: dict[int, float]) -> None:
+async def _write_logs(
+    folder: Path, each: int, cameras: int, fires: dict[int, float], seed: int
+) -> None:
     async with Log(folder / CAMERAS_LOG) as shots, Log(folder / RECORDS_LOG) as records:
-        for number, (shot, record) in enumerate(_played(each, cameras, fires)):
+        for number, (shot, record) in enumerate(_played(each, cameras, fires, seed)):
             shots.write(shot)
             records.write(record)
             if number % 20_000 == 0:
@@ -94,15 +102,17 @@ async def _write_logs(folder: Path, each: int, cameras: int, fires: dict[int, fl
                 records._flush()
 
 
-def _played(each: int, cameras: int, fires: dict[int, float]) -> Iterator[tuple[Shot, FrameRecord]]:
-    rng = np.random.default_rng(4)
+def _played(
+    each: int, cameras: int, fires: dict[int, float], seed: int
+) -> Iterator[tuple[Shot, FrameRecord]]:
+    rng, pictures = np.random.default_rng(seed), np.random.default_rng(0)
     shares = [share for share, _, _ in OTHERS]
     for seq in range(each):
         at = seq * CADENCE_S
         chosen = rng.choice(len(OTHERS), size=cameras, p=shares)
         sure = rng.random(cameras)
         late = rng.exponential(0.8, cameras) + 0.2
-        names = [rng.bytes(16).hex() for _ in range(cameras)]
+        names = [pictures.bytes(16).hex() for _ in range(cameras)]
         for c in range(cameras):
             name = f"camera-{c:03}"
             smoke = c in fires and at >= fires[c]
@@ -184,6 +194,20 @@ def load_and_score(folder: Path) -> str:
     return f"EFS {efs}, {found} of {len(result.fires)} views, {result.answers.valid:,} answers"
 
 
+def compare_two(folder: Path) -> str:
+    """As `earlyfire compare`, its page included."""
+    names = (folder, _other(folder))
+    found = compare([Side((name.name,), (load(name),)) for name in names])
+    page = comparison_page.write(folder / comparison_page.COMPARISON_FILE, found)
+    (against,) = found.against
+    assert against.frames.n
+    return f"{against.frames.n:,} frames in common, page of {page.stat().st_size / 1000:.0f} kB"
+
+
+def _other(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-other")
+
+
 def _measured(what: Callable[[Path], str], folder: Path, told: object) -> None:
     """In a child: its own time, its children's included, and its own peak memory."""
     wall = time.perf_counter()
@@ -213,17 +237,18 @@ def measure(what: Callable[[Path], str], folder: Path) -> tuple[float, float, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--keep", type=Path, help="write the run here, or use the one that is")
+    parser.add_argument("--keep", type=Path, help="write both here, or use those that are")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary) / "run"
-        if not folder.exists():
-            write_run(folder, chosen.frames)
+        for place, seed in ((folder, 4), (_other(folder), 5)):
+            if not place.exists():
+                write_run(place, chosen.frames, seed=seed)
         size = sum(p.stat().st_size for p in folder.glob("*.jsonl*"))
         print(f"{chosen.frames:,} frames, {size / 1e6:,.0f} MB on disk")
         print(f"{'':<16}{'wall s':>8}{'CPU s':>8}{'ratio':>8}{'peak MB':>9}")
         bare = 0.0
-        for what in (parse_only, load_only, load_and_score):
+        for what in (parse_only, load_only, load_and_score, compare_two):
             wall, cpu, peak_mb, said = measure(what, folder)
             bare = bare or cpu
             name = what.__name__.replace("_", " ")
