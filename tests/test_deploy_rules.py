@@ -65,7 +65,7 @@ def texts() -> list[Path]:
     found = [
         path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in str(path)
     ]
-    return sorted([*found, *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    return sorted([*found, *ROOT.glob("*.md")])
 
 
 @pytest.mark.parametrize("path", texts(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -17,7 +17,7 @@ from earlyfire_stream.metrics.families import (
 from tests.deployed import exposed_names, named_in
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "metrics.md"
+PAGE = ROOT / "deploy" / "METRICS.md"
 
 
 def test_the_table_is_the_one_that_is_printed() -> None:
@@ -26,7 +26,7 @@ def test_the_table_is_the_one_that_is_printed() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["docs/metrics.md", "README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["deploy/METRICS.md", "README.md", "CHANGELOG.md"])
 def test_no_text_names_a_metric_that_does_not_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert named_in(text) - exposed_names(in_words=True) == set()

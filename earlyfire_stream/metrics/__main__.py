@@ -1,4 +1,4 @@
-"""`python -m earlyfire_stream.metrics` prints the table of docs/metrics.md."""
+"""`python -m earlyfire_stream.metrics` prints the table of deploy/METRICS.md."""
 
 from earlyfire_stream.metrics.families import table
 

@@ -288,7 +288,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def table() -> str:
-    """All metrics as a table in Markdown: docs/metrics.md holds it."""
+    """All metrics as a table in Markdown: deploy/METRICS.md holds it."""
     lines = ["| metric | type | labels | told by | what it is |", "|---|---|---|---|---|"]
     for family in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in family.labels)
