@@ -20,7 +20,7 @@ from earlyfire_stream.report.page import render, write
 from earlyfire_stream.report.view import Page, page
 from earlyfire_stream.scoring import score
 from earlyfire_stream.scoring.footage import footage
-from earlyfire_stream.verdict import Fate
+from earlyfire_stream.verdict import Fate, Verdict
 from tests.browser import browser, opened
 from tests.fakes.ollama import Answer, FakeOllama
 from tests.playing import Nursery, camera, loaded, pictures, run_folder, scenario
@@ -227,6 +227,14 @@ def test_what_each_term_costs_is_told() -> None:
     assert by_symbol["D"].text == "0.756"
     assert by_symbol["D"].gain == "+12.7"
     assert by_symbol["K"].gain == "+0.0"
+
+
+def test_points_of_the_operating_curve_have_their_intervals() -> None:
+    sure = [Verdict(letter == "T", confidence=0.7) for letter in "F" * 43 + "T" * 38]
+    text = render(told(one_camera(sure, onset=2400)))
+    # one of one detected: 1/(1 + 1.96²) to 1; no false alarm in 40 min: up to 3.6889 · 24 / (2/3)
+    assert "21 to 100 %" in text
+    assert "0.00 to 132.80" in text
 
 
 def test_a_run_without_a_fire_says_why_it_has_no_score() -> None:

@@ -375,7 +375,9 @@ def _on_the_way(frames: FrameTable) -> OnTheWay:
 
 
 def _lateness(at: Floats, late: Floats, edges: Floats) -> list[list[Any]]:
-    """The worst lateness of the cameras in each column of time, wall seconds."""
+    """The worst lateness of the cameras in each column of time, wall seconds; none without any."""
+    if not late.any():
+        return []
     place = np.clip(np.digitize(at, edges) - 1, 0, BINS - 1)
     worst = np.full(BINS, -1.0)
     np.maximum.at(worst, place, late)
