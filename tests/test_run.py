@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from earlyfire_stream.clock import virtual_run
+from earlyfire_stream.live.tally import Tally
 from earlyfire_stream.records import FrameRecord, Shot
 from earlyfire_stream.run import Options, Outcome, play
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.transport.broker import embedded_broker
+from earlyfire_stream.verdict import Fate
 from tests.playing import camera, loaded, notes, pictures, proof, until, within
 
 
@@ -106,6 +108,21 @@ async def test_with_a_bad_network_every_frame_still_has_one_fate(tmp_path: Path)
     assert 5 <= sum(name.startswith("c") for name, _ in lost) <= 43
     assert ledger.duplicates >= 20
     assert ledger.fates["answered"] == 400 - 20 - len(lost)
+
+
+def test_whoever_watches_counts_a_frame_that_was_not_sent_once(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 80)
+    off = camera("off", interval="50ms", outages=[{"start": "1s", "end": "2s"}])
+    scenario = loaded(tmp_path, off, clock="virtual")
+    tally = Tally()
+
+    async def go() -> Outcome:
+        return await play(scenario, Options(out=tmp_path / "runs"), [tally], asyncio.Event())
+
+    virtual_run(go())
+    assert tally.scheduled == 80
+    assert tally.fates == {Fate.ANSWERED: 60, Fate.UNSENT: 20}
+    assert tally.pending == 0
 
 
 async def test_a_broker_restarted_in_mid_run_costs_frames_but_loses_track_of_none(

@@ -56,6 +56,8 @@ class Tally:
         self.fates: Counter[Fate] = Counter()
         self.scheduled = 0
         self.alarms = 0
+        self._unsent: set[tuple[str, int]] = set()
+        """Counted as unsent; that the watcher notes them as lost is the same event."""
 
     def stage(self, text: str, share: float | None = None) -> None:
         """Nothing to count."""
@@ -83,11 +85,17 @@ class Tally:
         camera.why_off = shot.unsent
         if camera.off:
             self.fates[Fate.UNSENT] += 1
+            if self.snapshot is not None:
+                self._unsent.add((shot.camera, shot.seq))
         else:
             camera.shots.append(shot.captured_at)
 
     def frame(self, record: FrameRecord) -> None:
         camera = self.camera(record.camera)
+        if (record.camera, record.seq) in self._unsent:
+            self._unsent.discard((record.camera, record.seq))
+            if record.fate is Fate.LOST:
+                return
         self.fates[record.fate] += 1
         answer = record.answer
         if answer is None:
