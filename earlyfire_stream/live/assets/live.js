@@ -131,7 +131,7 @@
     const now = Date.now();
     const wanting = cards.filter((c) => c.near && !c.busy && c.next <= now && !c.node.hidden && rows[c.n] && wantedOf(rows[c.n]) !== null && wantedOf(rows[c.n]) !== c.shown);
     wanting.sort((a, b) => a.next - b.next);
-    const pace = PICTURE_MS * Math.max(1, cards.filter((c) => c.near).length / 40);
+    const pace = PICTURE_MS * Math.max(1, cards.filter((c) => c.near).length / 20);
     for (const card of wanting) {
       if (loading >= LOADING) return;
       const row = rows[card.n];
