@@ -30,8 +30,8 @@ from earlyfire_stream.scoring.compare import (
     parse_tolerances,
     worse,
 )
-from earlyfire_stream.scoring.curves import restricted_mean
 from earlyfire_stream.scoring.early_fire import score
+from earlyfire_stream.scoring.statistics import restricted_means
 from earlyfire_stream.verdict import Box, Fate, Reason, Truth, Verdict
 from tests.playing import Nursery, camera, pictures, run_folders, scenario
 from tests.scored_runs import answered, fated, one_camera, run_log, shot
@@ -352,7 +352,7 @@ def test_the_restricted_mean_counts_each_view_by_its_weight() -> None:
     times, seen = np.array([120.0, 60.0, 2400.0]), np.array([True, True, False])
     # as in `survival`: 60 + 60·2/3 + 2280/3; the last view three times: 60 + 60·4/5 + 2280·3/5
     weights = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 3.0], [0.0, 0.0, 0.0]])
-    found = restricted_mean(times, seen, weights)
+    found = restricted_means(times, seen, weights, 2400.0)
     assert found[:2] == pytest.approx([860.0, 1476.0])
     assert math.isnan(found[2])
 

@@ -6,7 +6,7 @@ the same formula as the curve. Times are seconds since the onset.
 
 from __future__ import annotations
 
-__all__ = ["Curve", "detection_curve", "restricted_mean", "undetected"]
+__all__ = ["Curve", "detection_curve"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,39 +22,12 @@ from earlyfire_stream.scoring.statistics import (
     SEED,
     Survival,
     survival,
+    undetected,
 )
 
 Floats = NDArray[np.float64]
 DRAWS_AT_ONCE = 200
 """Bounds the memory of thousands of views: a row of weights a draw, a column a view."""
-
-
-def undetected(
-    times_s: Floats, detected: NDArray[np.bool_], weights: Floats
-) -> tuple[Floats, Floats]:
-    """The times at which anything changes, and the share undetected from each on, a row a draw.
-
-    NaN in a row without any weight.
-    """
-    times = np.clip(times_s, 0.0, HORIZON_S)
-    order = np.argsort(times, kind="stable")
-    times, detected, weights = times[order], detected[order], weights[:, order]
-    at_risk = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
-    starts = np.flatnonzero(np.r_[True, np.diff(times) > 0])
-    gone = np.add.reduceat(weights * detected, starts, axis=1)
-    risk = at_risk[:, starts]
-    share = np.cumprod(1 - np.divide(gone, risk, out=np.zeros_like(gone), where=risk > 0), axis=1)
-    return times[starts], np.where(at_risk[:, :1] > 0, share, np.nan)
-
-
-def restricted_mean(times_s: Floats, detected: NDArray[np.bool_], weights: Floats) -> Floats:
-    """RMST to the horizon of each row of weights: Kaplan–Meier, each view counted so many times.
-
-    With weights of one the same as `statistics.survival`; NaN for a row without any weight.
-    """
-    times, share = undetected(times_s, detected, weights)
-    whole: Floats = times[0] + share @ np.diff(np.r_[times, HORIZON_S])
-    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +67,7 @@ def _band(
     parts = []
     for _ in range(RESAMPLES // DRAWS_AT_ONCE):
         drawn = random.multinomial(count, np.full(count, 1 / count), size=DRAWS_AT_ONCE)
-        at, share = undetected(times, found, drawn[:, fire].astype(float))
+        at, share = undetected(times, found, drawn[:, fire].astype(float), HORIZON_S)
         parts.append(share)
     ends = np.percentile(np.vstack(parts), [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)], axis=0)
     return tuple(zip(at.tolist(), *ends.tolist(), strict=True))

@@ -12,7 +12,9 @@ __all__ = [
     "median_interval",
     "percentile",
     "poisson_interval",
+    "restricted_means",
     "survival",
+    "undetected",
     "wilson_interval",
 ]
 
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+Floats = NDArray[np.float64]
 ALPHA = 0.05
 FLOORS: Mapping[int, int] = {90: 64, 95: 130, 99: 662}
 """Samples a tail percentile needs before it is stated at all."""
@@ -191,23 +194,44 @@ def _drawn_means(
     cluster = np.array([places[fire] for fire in fires])
     detected = np.arange(len(cluster)) < len(hits)
     times = np.array([*hits, *rest])
-    order = np.argsort(times, kind="stable")
-    cluster, detected, times = cluster[order], detected[order], times[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(times) > 0])
-    lasting = np.diff(np.r_[times[starts], horizon_s])
     rng = np.random.default_rng(SEED)
+    even = np.full(len(places), 1 / len(places))
     means = []
     block = max(1, 2_000_000 // len(times))
     for begin in range(0, RESAMPLES, block):
-        count = min(block, RESAMPLES - begin)
-        even = np.full(len(places), 1 / len(places))
-        weights = rng.multinomial(len(places), even, size=count)[:, cluster].astype(float)
-        risk = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1][:, starts]
-        gone = np.add.reduceat(weights * detected, starts, axis=1)
-        hazard = np.divide(gone, risk, out=np.zeros_like(gone), where=risk > 0)
-        means.append(times[0] + np.cumprod(1 - hazard, axis=1) @ lasting)
+        weights = rng.multinomial(len(places), even, size=min(block, RESAMPLES - begin))
+        means.append(
+            restricted_means(times, detected, weights[:, cluster].astype(float), horizon_s)
+        )
     low, high = np.percentile(np.concatenate(means), [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)])
     return float(low), float(high)
+
+
+def undetected(
+    times_s: Floats, detected: NDArray[np.bool_], weights: Floats, horizon_s: float
+) -> tuple[Floats, Floats]:
+    """The times at which anything changes, and the share undetected from each on, a row a draw.
+
+    Kaplan–Meier, each view counted `weights` times; NaN in a row without any weight.
+    """
+    times = np.clip(times_s, 0.0, horizon_s)
+    order = np.argsort(times, kind="stable")
+    times, detected, weights = times[order], detected[order], weights[:, order]
+    at_risk = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
+    starts = np.flatnonzero(np.r_[True, np.diff(times) > 0])
+    gone = np.add.reduceat(weights * detected, starts, axis=1)
+    risk = at_risk[:, starts]
+    share = np.cumprod(1 - np.divide(gone, risk, out=np.zeros_like(gone), where=risk > 0), axis=1)
+    return times[starts], np.where(at_risk[:, :1] > 0, share, np.nan)
+
+
+def restricted_means(
+    times_s: Floats, detected: NDArray[np.bool_], weights: Floats, horizon_s: float
+) -> Floats:
+    """RMST of each row of weights; with weights of one the same as `survival`'s."""
+    times, share = undetected(times_s, detected, weights, horizon_s)
+    whole: Floats = times[0] + share @ np.diff(np.r_[times, horizon_s])
+    return whole
 
 
 def bootstrap_means(clusters: Sequence[Sequence[float]]) -> tuple[float, float] | None:

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 
 from earlyfire_stream.scoring.answers import VALID_SHARE
 from earlyfire_stream.scoring.compare.measured import COLUMN, Floats
-from earlyfire_stream.scoring.curves import restricted_mean
+from earlyfire_stream.scoring.detection import HORIZON_S
 from earlyfire_stream.scoring.early_fire import few_false_alarms
+from earlyfire_stream.scoring.statistics import restricted_means
 
 Totals = Callable[[str], Floats]
 
@@ -71,10 +72,11 @@ class Restricted:
     cluster: NDArray[np.intp]
 
     def __call__(self, ours: Floats, theirs: Floats) -> Floats:
-        return restricted_mean(
+        return restricted_means(
             np.r_[self.first[0], self.other[0]],
             np.r_[self.first[1], self.other[1]],
             np.hstack([ours[:, self.cluster], theirs[:, self.cluster]]),
+            HORIZON_S,
         )
 
 
