@@ -227,6 +227,8 @@ class Consumer:
         self._knee = Knee(first, traits.max_concurrency) if seeks else None
         self._workers = traits.max_concurrency if seeks else first
         self._cameras: dict[str, _Camera] = {}
+        self._suspected: set[str] = set()
+        """All that are under suspicion, and some that no longer are."""
         for name, seat in seats.items():
             self._cameras[name] = self._seated(seat)
         depth = EVERY_DEPTH if scenario.sampling.policy == "every" else 1
@@ -279,6 +281,7 @@ class Consumer:
         return self._knee.limit if self._knee is not None else self._workers
 
     def snapshot(self) -> Snapshot:
+        self._suspected = {name for name in self._suspected if self._is_suspected(name)}
         return Snapshot(
             received=self.received,
             waiting=len(self._mailbox),
@@ -294,7 +297,12 @@ class Consumer:
             dropped=self._inlet.counts.dropped,
             turned_away=dict(self._inlet.counts.refused),
             reconnects=self._inlet.counts.reconnects,
+            suspected=frozenset(self._suspected),
         )
+
+    def _is_suspected(self, name: str) -> bool:
+        camera = self._cameras[name]
+        return camera.sampling.is_suspicious(camera.last_at)
 
     def stop(self) -> None:
         """End soon: nothing new is taken in, what is under way gets a short grace."""
@@ -587,7 +595,7 @@ class Consumer:
             waiting.captured_at - alarmed_at < self._scenario.alarm.repeat
         )
         if score >= settings.change and not known:
-            camera.sampling.suspect(waiting.captured_at, settings)
+            self._suspect(camera, waiting)
         if undecided is None:
             return
         stale = waiting.captured_at <= camera.newest_at
@@ -596,6 +604,10 @@ class Consumer:
             self._admit(camera, waiting)
         else:
             self._fate(waiting, Fate.SAMPLED_OUT, undecided)
+
+    def _suspect(self, camera: _Camera, waiting: Waiting) -> None:
+        camera.sampling.suspect(waiting.captured_at, self._scenario.sampling)
+        self._suspected.add(waiting.camera)
 
     def _admit(self, camera: _Camera, waiting: Waiting) -> None:
         camera.newest_at = max(camera.newest_at, waiting.captured_at)
@@ -994,7 +1006,7 @@ class Consumer:
             heeded.box,
         )
         if heeded.has_smoke and candidate is None:
-            camera.sampling.suspect(waiting.captured_at, self._scenario.sampling)
+            self._suspect(camera, waiting)
         body = {
             "run": self._run,
             "camera": waiting.camera,

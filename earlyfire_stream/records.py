@@ -286,6 +286,8 @@ class Snapshot:
     turned_away: Mapping[str, int] = field(default_factory=dict)
     """Payloads that the transport did not take in, by reason."""
     reconnects: int = 0
+    suspected: frozenset[str] = frozenset()
+    """The cameras under suspicion as of their newest frame: a change, or a positive to confirm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -502,6 +502,28 @@ def test_an_unconfirmed_positive_is_looked_at_again_soon() -> None:
     assert stage.alarms == []
 
 
+def test_whoever_watches_is_told_which_cameras_are_under_suspicion() -> None:
+    told: list[frozenset[str]] = []
+
+    async def feed(stage: Stage) -> None:
+        for seq in range(12):
+            await stage.clock.until(seq)
+            stage.deliver("a", seq)
+            await stage.clock.until(seq + 0.5)
+            told.append(stage.consumer.snapshot().suspected)
+        stage.end()
+
+    watched(
+        feed,
+        lambda r: Say(YES if r.seq == 5 else NO),
+        sampling={"policy": "adaptive", "idle": 5, "suspect": 1, "hold": 4},
+        alarm={"k": 2, "n": 3},
+    )
+    # one positive at 5 s, held for 4 s, never confirmed
+    assert [seq for seq, names in enumerate(told) if names == {"a"}] == [5, 6, 7, 8]
+    assert [seq for seq, names in enumerate(told) if not names] == [0, 1, 2, 3, 4, 9, 10, 11]
+
+
 def test_a_change_in_the_picture_has_the_very_frame_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -91,6 +91,21 @@ def test_a_camera_is_quiet_then_burning_then_suspicious_then_alarmed() -> None:
     assert told["f"] == ["f", 2.0, 2.0]  # the alarm came two seconds after the onset
 
 
+def test_a_camera_that_the_sampler_suspects_is_looked_at_closely() -> None:
+    wall = Wall([CameraPlan("north", (), 1.0), CameraPlan("south", (), 1.0)])
+    for name in ("north", "south"):
+        taken = shot(name, 0, 0.0)
+        wall.shot(taken)
+        wall.frame(answered(taken, NO))
+    assert row_of(wall, 0.5)["u"] is None  # nobody has told yet
+    suspected = Snapshot(0, 0, 0, 0, None, 0.0, 1, 0, {}, suspected=frozenset({"north"}))
+    wall.snap(suspected, START_NS)
+    assert [row_of(wall, 1.0, n)["s"] for n in (0, 1)] == ["closer", "quiet"]
+    wall.snap(replace(suspected, suspected=frozenset()), START_NS)
+    told = wall.changes(1.5, START_NS + SECOND, lambda _: None)
+    assert told["rows"] == [{"n": 0, "s": "quiet", "u": False}]
+
+
 def test_an_alarm_without_a_fire_is_called_false_and_fades() -> None:
     wall = Wall([CameraPlan("north", (), 1.0)])
     one = shot("north", 0, 0.0)

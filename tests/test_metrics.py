@@ -305,6 +305,7 @@ def test_what_only_the_consumer_knows_is_read_from_its_snapshot() -> None:
         budget_waited_s=1.5,
         dropped=5,
         reconnects=6,
+        suspected=frozenset({"north", "south"}),
     )
     scene.metrics._look()
     for name, value in {
@@ -319,6 +320,7 @@ def test_what_only_the_consumer_knows_is_read_from_its_snapshot() -> None:
         "token_budget_waited_seconds_total": 1.5,
         "transport_dropped_payloads_total": 5,
         "transport_reconnects_total": 6,
+        "cameras_suspected": 2,
     }.items():
         assert scene.told("earlyfire_" + name) == value, name
     assert scene.all_told("earlyfire_payloads_refused_total", "reason") == {

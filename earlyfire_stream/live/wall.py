@@ -245,6 +245,10 @@ class Wall:
                 look["why"] = (told.text or told.error)[:TEXT]
 
     def snap(self, snapshot: Snapshot, wall_ns: int) -> None:
+        before = self.snapshot.suspected if self.snapshot is not None else frozenset()
+        for name in before ^ snapshot.suspected:
+            if (card := self._cards.get(name)) is not None:
+                card.dirty = True
         self.snapshot = snapshot
         second = self._second(wall_ns)
         second.waiting = snapshot.waiting
@@ -346,6 +350,7 @@ class Wall:
         return {
             "n": card.number,
             "s": self._state(card, now, wall_ns),
+            "u": self._is_suspected(tally.plan.id),
             "q": picture,
             "r": card.alarms[-1].seq if card.alarms else None,
             "v": None
@@ -378,7 +383,13 @@ class Wall:
             return "suspicious"
         if fire is not None:
             return "burning"
+        if self._is_suspected(tally.plan.id):
+            return "closer"
         return "quiet" if tally.scheduled or tally.verdict_at is not None else "waiting"
+
+    def _is_suspected(self, name: str) -> bool | None:
+        """By the sampler, which then looks more often; None where nobody tells of it."""
+        return None if self.snapshot is None else name in self.snapshot.suspected
 
     def _tell_turned(self) -> None:
         for (off, reason), cameras in self._turned.items():

@@ -136,6 +136,11 @@ FAMILIES: tuple[Family, ...] = (
         "Cameras from which nothing came for longer than that (wall time, such as 30s)",
         ("over",),
     ),
+    Family(
+        "cameras_suspected",
+        Kind.GAUGE,
+        "Cameras under suspicion (a change, or a positive to confirm), which are looked at closely",
+    ),
     Family("mailbox_frames", Kind.GAUGE, "Frames waiting for a look"),
     Family(
         "sampling_interval_seconds",

@@ -531,6 +531,7 @@ class Metrics:
                 for (fate, reason), cell in tuple(self._fates.items())
             ],
             "cameras_silent": self._silent,
+            "cameras_suspected": one(None if seen is None else len(seen.suspected)),
             "mailbox_frames": one(None if seen is None else seen.waiting),
             "sampling_interval_seconds": one(self._interval),
             "inflight_requests": one(None if seen is None else seen.in_flight),

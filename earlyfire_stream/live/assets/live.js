@@ -5,7 +5,7 @@
   const { svg, element, fixed, short, clock, duration, hover, plot, line, highest, dressed } = drawing;
   const STATES = {
     alarm: "alarm", false: "false alarm", suspicious: "suspicious", burning: "burning, not seen",
-    off: "off", quiet: "quiet", waiting: "waiting",
+    off: "off", closer: "closer look", quiet: "quiet", waiting: "waiting",
   };
   const PILLS = { ...STATES, burning: "burning" };
   const RANK = Object.keys(STATES);
@@ -92,7 +92,7 @@
     return ` · alarm at ${took < 60 ? `${fixed(took, 0)} s` : clock(took)}`;
   };
 
-  // Looked at more often than usual; the usual is the longest of the last gaps, outages aside.
+  // Looked at more often than usual, where only the looks tell of it; the usual is the longest of the last gaps, outages aside.
   function isFaster(card, row) {
     if (row.i === null) return false;
     if (card.gaps[card.gaps.length - 1] !== row.i) card.gaps.push(row.i);
@@ -112,7 +112,7 @@
     set(card.sure, row.v && row.v[1] !== null && !(row.w && row.s !== "off") ? ` ${share(row.v[1])}` : "");
     card.verdict.className = row.v && row.v[0] && !row.w ? "smoke" : "";
     set(card.latency, row.l === null ? "" : duration(row.l));
-    const faster = isFaster(card, row);
+    const faster = row.u === null ? isFaster(card, row) : row.u;
     set(card.rate, row.i === null ? "" : `${faster ? "▲ " : ""}look ${row.i < 10 ? fixed(row.i, 1) : fixed(row.i, 0)} s`);
     card.rate.className = faster ? "faster" : "";
     set(card.tokens, row.k ? `${count(row.k)} tok` : "");
