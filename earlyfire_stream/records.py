@@ -861,8 +861,8 @@ class FrameTable(Table[FrameRecord]):
                 confidence = sure
             if mended:
                 repairs = self._lists.place(tuple(mended))
-        if (again := v["second"]) is not None:
-            self._seconds[len(self._answers)] = _second_look(again)
+        again = v["second"]
+        second = None if again is None else _second_look(again)
         width, height = size
         words = text.encode()
         timings = len(self._timings)
@@ -890,6 +890,9 @@ class FrameTable(Table[FrameRecord]):
             timings,
         )
         texts += words
+        if second is not None:
+            # Last: a broken line that is skipped must leave nothing for the next one.
+            self._seconds[len(rows) - 1] = second
 
     def repairs(self, number: int) -> tuple[str, ...]:
         """By the number in the answers' column `repairs`."""
@@ -1052,7 +1055,18 @@ def read_run(folder: Path) -> Mapping[str, Any]:
     for key in ("digest", "cameras", "complete", "speed", "settings"):
         if key not in run:
             raise RunFolderError(f"{path}: lacks {key!r}")
+    settings, played_s = run["settings"], run.get("played_s")
+    if not isinstance(settings, dict) or not isinstance(settings.get("alarm"), dict):
+        raise RunFolderError(f"{path}: its settings hold no alarm policy")
+    if not _is_number(run["speed"]) or run["speed"] <= 0:
+        raise RunFolderError(f"{path}: its speed is no number above 0")
+    if played_s is not None and not _is_number(played_s):
+        raise RunFolderError(f"{path}: played_s is no number")
     return run
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(slots=True)
@@ -1204,6 +1218,8 @@ def _take_other(kind: object, value: Any, others: _Others) -> None:
         case "note":
             if not isinstance(value, dict) or not {"what", "wall_ns"} <= value.keys():
                 raise ValueError("a note without what or wall_ns")
+            if type(value.get("duplicates", 0)) is not int:
+                raise ValueError("duplicates is no whole number")
             others.notes.append(value)
         case _:
             raise ValueError(f"kind {kind!r:.20} is unknown")
@@ -1305,7 +1321,7 @@ class Tail:
         if not data and self._rotated():
             self._file.close()
             self._file = None
-        return data[:end].splitlines()
+        return data[:end].split(b"\n")[:-1]
 
     def _begin(self) -> None:
         while True:
@@ -1321,7 +1337,7 @@ class Tail:
 
     def _unpacked(self, part: Path) -> Iterator[bytes]:
         with _lines(part, part.suffix == ".gz") as file:
-            yield from file
+            yield from (line for line in file if line.endswith(b"\n"))
 
     def _rotated(self) -> bool:
         """Whether our file, read to its end, is no longer the one that is written."""

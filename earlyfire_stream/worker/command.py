@@ -72,6 +72,9 @@ def worker(
     ] = 256,
     body_limit: Annotated[int, typer.Option("--body-limit", help="Most bytes of a request.")] = 32
     * 2**20,
+    held_limit: Annotated[
+        int, typer.Option("--held-limit", help="Most bytes of all requests; others get 503.")
+    ] = 512 * 2**20,
     threads: Annotated[int, typer.Option("--threads", help="Threads that prepare pictures.")] = 2,
     stdin_guard: Annotated[
         bool, typer.Option("--stdin-guard", help="End when standard input closes.")
@@ -100,6 +103,7 @@ def worker(
             wait_ms=wait_ms,
             max_waiting=max_waiting,
             body_limit=body_limit,
+            held_limit=held_limit,
             threads=threads,
             stdin_guard=stdin_guard,
             key=os.environ.get(KEY_VARIABLE),

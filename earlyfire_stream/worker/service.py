@@ -101,6 +101,9 @@ class WorkerSettings:
     """Requests on their way to the model, beyond which 503 is answered."""
     body_limit: int = 32 * 2**20
     """Bytes of a request."""
+    held_limit: int = 512 * 2**20
+    """Bytes of all requests that are being read or wait for their answer, beyond which 503 is
+    answered; one request of `body_limit` is always taken."""
     threads: int = 2
     """Threads that decode and prepare pictures."""
     grace_s: float = 10.0
@@ -114,9 +117,10 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port {self.port} is none: 0 to 65535")
-        if self.max_batch < 1 or self.max_waiting < 1 or self.threads < 1 or self.body_limit < 1:
+        counts = (self.max_batch, self.max_waiting, self.threads, self.body_limit, self.held_limit)
+        if min(counts) < 1:
             raise UsageError(
-                "the batch, the waiting requests, the threads and the body's limit must be "
+                "the batch, the waiting requests, the threads and the bodies' limits must be "
                 "at least 1"
             )
         if not 0 <= self.wait_ms < 60_000 or not 0 <= self.grace_s < 86_400:
@@ -317,6 +321,8 @@ class Service:
         )
         self._reading = 0
         """Requests whose body is on its way."""
+        self.held_bytes = 0
+        """Of the bodies that are on their way or wait for their answer."""
         self._runner: web.AppRunner | None = None
 
     @property
@@ -576,11 +582,29 @@ class Service:
         # before megabytes are read for nothing, or by all at once
         if len(self._line) + self._reading >= self.settings.max_waiting:
             raise Full
-        self._reading += 1
+        limit = self.settings.body_limit
+        # of a body that does not say how long it is, the longest is expected
+        share = request.content_length if request.content_length is not None else limit
+        if share > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, share)
+        if self.held_bytes + share > max(self.settings.held_limit, limit):
+            raise Full
+        self.held_bytes += share
         try:
-            chat = read_chat(await _body(request, self.settings.body_limit), self.settings.limits)
+            self._reading += 1
+            try:
+                raw = await _body(request, limit)
+                self.held_bytes += len(raw) - share
+                share = len(raw)
+                chat = read_chat(raw, self.settings.limits)
+                del raw  # the chat's texts are as long
+            finally:
+                self._reading -= 1
+            return await self._reply(request, chat)
         finally:
-            self._reading -= 1
+            self.held_bytes -= share
+
+    async def _reply(self, request: web.Request, chat: Chat) -> web.StreamResponse:
         if chat.model is not None:
             self._check_name(chat.model)
         if self._state is not _State.READY:
@@ -672,19 +696,22 @@ class _Told(Exception):
 
 
 async def _body(request: web.Request, limit: int) -> bytes:
-    """At most `limit` bytes, which aiohttp watches over where no length was announced."""
+    """At most `limit` bytes; aiohttp's own `read` would keep them as long as the request lives."""
     if request.content_type != "application/json":
         # a web page can make a browser send anything else to this machine unasked
         raise BadRequest("Content-Type must be application/json", status=415)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise BadRequest("a compressed body is not taken", status=415)
-    if (request.content_length or 0) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
-            return await request.read()
+            while part := await request.content.readany():
+                body += part
+                if len(body) > limit:
+                    raise web.HTTPRequestEntityTooLarge(limit, len(body))
     except TimeoutError:
         raise BadRequest("the body did not come in time", status=408) from None
+    return bytes(body)
 
 
 def _usage(job: Job[Chat, Prepared], output_tokens: int) -> dict[str, Any]:
