@@ -35,6 +35,7 @@ from yarl import URL
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines.base import Reply, Request
 from earlyfire_stream.engines.streaming import (
+    ASKED_PLAIN,
     CONNECT_S,
     FINISH_CHARS,
     LINE_LIMIT,
@@ -45,6 +46,7 @@ from earlyfire_stream.engines.streaming import (
     ServerFailed,
     WatchedStream,
     asked_again,
+    check_plain,
     count,
     dumped,
     duration_s,
@@ -242,7 +244,7 @@ class ChatClient:
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **ASKED_PLAIN}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key.value}"
         self._session = aiohttp.ClientSession(
@@ -250,6 +252,7 @@ class ChatClient:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             headers=headers,
+            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -422,6 +425,7 @@ class ChatClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refused(response, fields)
+                check_plain(response, self.address)
                 if response.content_type == "application/json":
                     answer.take_whole(await read_all(response, ANSWER_LIMIT), self._clock.wall_ns())
                 elif response.content_type == "text/event-stream":
@@ -570,6 +574,7 @@ class ChatClient:
                     return None
                 if response.status != 200:
                     raise await self._refused(response, {})
+                check_plain(response, self.address)
                 return await read_all(response, ANSWER_LIMIT)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._nobody(error) from error

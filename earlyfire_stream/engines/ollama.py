@@ -39,6 +39,7 @@ from yarl import URL
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines.base import Check, Reply, Request, Traits
 from earlyfire_stream.engines.streaming import (
+    ASKED_PLAIN,
     CONNECT_S,
     FINISH_CHARS,
     LINE_LIMIT,
@@ -49,6 +50,7 @@ from earlyfire_stream.engines.streaming import (
     ServerFailed,
     WatchedStream,
     asked_again,
+    check_plain,
     coord_space,
     count,
     dumped,
@@ -282,6 +284,8 @@ class OllamaEngine:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.traits.max_concurrency),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            headers=ASKED_PLAIN,
+            auto_decompress=False,
         )
 
     def _learn(self, model: _Model) -> None:
@@ -366,6 +370,7 @@ class OllamaEngine:
             ) as response:
                 if response.status != 200:
                     raise await self._refused(response)
+                check_plain(response, self.address)
                 stream = WatchedStream(response.content, self.options.silence_s, self.address)
                 while chunk := await stream.read(reading.begun):
                     now_ns = self._clock.wall_ns()
@@ -451,6 +456,7 @@ class OllamaEngine:
             ):
                 if response.status != 200:
                     raise await self._refused(response)
+                check_plain(response, self.address)
                 found = orjson.loads(await read_all(response, ABOUT_LIMIT))
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._nobody(error) from error

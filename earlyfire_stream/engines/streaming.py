@@ -53,6 +53,9 @@ TEXT_LIMIT = 20_000
 """Characters; contract replies have about 60."""
 REPEATS = 30
 """Ollama gives up after as many identical tokens, without a word; so do we, with one."""
+MOST_TOKENS = 1_000
+"""Of one event that are looked at for the deciding one; each that could be it costs a reading of
+all before it."""
 FINISH_CHARS = 40
 """Of a finish reason; the known ones are words."""
 STREAM_LIMIT = 16_000_000
@@ -332,7 +335,7 @@ def probability_of_true(logprobs: object, before: str = "") -> float | None:
 
 def _deciding(tokens: list[object], before: str) -> dict[str, Any] | None:
     last: dict[str, Any] | None = None
-    for token in tokens:
+    for token in tokens[:MOST_TOKENS]:
         if not isinstance(token, dict) or not isinstance(token.get("token"), str):
             continue
         before += token["token"]
@@ -400,6 +403,20 @@ def error_said(found: object) -> str | None:
         if said:
             return str(said)
     return None
+
+
+ASKED_PLAIN = {"Accept-Encoding": "identity"}
+"""With `auto_decompress=False`: a kilobyte of a hostile server unpacks to a megabyte, in one go."""
+
+
+def check_plain(response: aiohttp.ClientResponse, address: str) -> None:
+    """EngineBroken for an answer that came packed although it was asked for as it is."""
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", ""):
+        raise EngineBroken(
+            f"{address}: the answer is packed ({printable(packing, 40)}), which was not asked for; "
+            "turn compression off in the server or in the proxy before it"
+        )
 
 
 async def read_all(response: aiohttp.ClientResponse, limit: int) -> bytes:

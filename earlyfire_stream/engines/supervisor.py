@@ -240,7 +240,7 @@ class _Worker(asyncio.SubprocessProtocol):
     async def _until_ready(self) -> URL:
         address = await asyncio.shield(self._listening)
         limit = aiohttp.ClientTimeout(total=ASK_S)
-        async with aiohttp.ClientSession(timeout=limit) as session:
+        async with aiohttp.ClientSession(timeout=limit, auto_decompress=False) as session:
             while True:
                 try:
                     async with session.get(address / "ready") as response:

@@ -139,7 +139,7 @@ class LiveStream:
             await self._follow_video()
             return
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             async with session.get(self._url) as response:
                 _check_status(response)
                 kind = response.content_type

@@ -22,9 +22,10 @@ from tests.fuzz.watch import Check, Escape
 
 BODY_LIMIT = 60_000
 ANSWER_S = 20.0
-KNOWN = {200, 400, 401, 404, 405, 408, 411, 413, 414, 415, 417, 431, 501, 503, 505}
+SILENT_S = 0.004
+KNOWN = {100, 200, 400, 401, 404, 405, 408, 411, 413, 414, 415, 417, 431, 501, 503, 505}
 """What may be answered; 500 says that something of ours broke."""
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
 _HOST_PATHS = tuple(
     path.encode()
     for path in {os.getcwd(), os.path.expanduser("~"), "/usr/lib", "site-packages", "Traceback"}
@@ -118,11 +119,9 @@ async def _exchange(data: bytes, port: int, service: Service, said: _Said) -> st
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
-        with contextlib.suppress(ConnectionError):
-            writer.write_eof()
         try:
             async with asyncio.timeout(ANSWER_S):
-                answer = await _all(reader)
+                answer = await _all(reader, service)
         except TimeoutError:
             raise Escape(f"no end of the answer within {ANSWER_S:g} s") from None
     finally:
@@ -135,7 +134,7 @@ async def _exchange(data: bytes, port: int, service: Service, said: _Said) -> st
         raise Escape("a path of this host in the answer")
     # whoever went away is out of the line by the next turns of the loop
     for _ in range(200):
-        if not service._reading and not len(service._line):
+        if not service.held_bytes and not service._reading and not len(service._line):
             break
         await asyncio.sleep(0.005)
     else:
@@ -151,10 +150,21 @@ async def _exchange(data: bytes, port: int, service: Service, said: _Said) -> st
     return f"{statuses[0]}"
 
 
-async def _all(reader: asyncio.StreamReader) -> bytes:
+async def _all(reader: asyncio.StreamReader, service: Service) -> bytes:
+    """Up to the end, or until it is silent with no request at work: half a request is waited for
+    for as long as its sender stays."""
     parts: list[bytes] = []
     with contextlib.suppress(ConnectionError):
-        while part := await reader.read(65536):
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    part = await reader.read(65536)
+            except TimeoutError:
+                if len(service._line) or service._batcher.inflight:
+                    continue
+                break
+            if not part:
+                break
             parts.append(part)
     return b"".join(parts)
 
