@@ -120,6 +120,32 @@ def test_an_alarm_without_a_fire_is_called_false_and_fades() -> None:
     assert row_of(wall, 20.5)["s"] == "quiet"
 
 
+def test_a_camera_that_says_it_is_off_is_off_where_only_the_watcher_runs() -> None:
+    wall = Wall([CameraPlan("north", (), 1.0), CameraPlan("played", (), 1.0)])
+    played = shot("played", 0, 0.0)
+    wall.shot(played)
+    for name in ("north", "played"):
+        wall.frame(answered(shot(name, 0, 0.0), NO))
+    on = Snapshot(0, 0, 0, 0, None, 0.0, 1, 0, {}, frozenset({"north", "played"}))
+    off = replace(on, online=frozenset())
+    wall.snap(on, START_NS)
+    wall.snap(off, START_NS)
+    assert [row_of(wall, 1.0, n)["s"] for n in (0, 1)] == ["off", "quiet"]
+    wall.snap(on, START_NS)
+    assert row_of(wall, 2.0)["s"] == "quiet"
+    told = [(e["at"], e["kind"], e["camera"]) for e in wall.whole()["events"]]
+    assert told == [(1.0, "off", "north"), (2.0, "back", "north")]
+
+
+def test_a_network_that_the_scenario_takes_away_is_an_event() -> None:
+    wall = Wall([CameraPlan("north", (), 1.0)], cuts=[(3.0, 5.0), (9.0, 10.0)])
+    row_of(wall, 2.9)
+    assert wall.whole()["events"] == []
+    row_of(wall, 9.5)
+    told = [(e["at"], e["kind"]) for e in wall.whole()["events"]]
+    assert told == [(3.0, "cut"), (5.0, "mended"), (9.0, "cut")]
+
+
 def test_boxes_are_hundredths_of_the_picture_and_truth_is_that_of_the_frame_shown() -> None:
     wall = Wall([fire("north")])
     for seq, place in ((0, 0.2), (1, 0.4)):
@@ -634,6 +660,24 @@ async def test_a_telephone_shows_the_wall_without_scrolling_sideways(
             await told.page.wait_for_selector("#camera-line[data-drawn]")
             assert await told.ask(OVERFLOW) == 0
             assert told.said == []
+
+
+async def test_an_alarm_moves_nothing_but_its_card(chromium: Browser, clock: Clock) -> None:
+    long_name = "a-camera-" * 7
+    with shown(clock, fire(long_name, 99.0), CameraPlan("south", (), 1.0)) as on:
+        on.see(long_name, 0, 99.0, NO)
+        async with opened(chromium, on.page.url, width=390) as told:
+            await told.page.wait_for_selector(".cam[data-s=burning]")
+            top = "document.getElementById('wall').getBoundingClientRect().top"
+            before = await told.ask(top)
+            on.see(long_name, 1, 100.0, SMOKE)
+            on.watcher.alarm(emitted(long_name, 1, 100.0))
+            await told.page.wait_for_selector(".cam[data-s=alarm]")
+            assert await told.ask("document.querySelectorAll('#feed li').length") == 2
+            assert await told.ask(top) == before
+            # a long name leaves room for the verdict
+            word = "document.querySelector('.cam[data-s=alarm] .smoke')"
+            assert await told.ask(f"{word}.scrollWidth - {word}.clientWidth") <= 1
 
 
 async def test_only_cards_in_sight_ask_for_pictures(chromium: Browser, clock: Clock) -> None:

@@ -94,6 +94,8 @@ class _Card:
     raised: int = 0
     tokens: int = 0
     alarmed_ns: int = 0
+    gone: bool = False
+    """It has said that it is off, to a watcher who hears of it no other way."""
     kind: str = ""
     told_fires: set[str] = field(default_factory=set)
     newest_seq: int | None = None
@@ -115,8 +117,19 @@ class _Second:
 class Wall:
     """Counts and remembers; `changes` gives what a page that is up to date must learn."""
 
-    def __init__(self, plans: Sequence[CameraPlan] = (), speed: float = 1.0) -> None:
+    def __init__(
+        self,
+        plans: Sequence[CameraPlan] = (),
+        speed: float = 1.0,
+        cuts: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        """`cuts`: when the scenario takes the network away, scenario seconds."""
         self.speed = speed
+        self._cuts = sorted(
+            [(begin, "cut") for begin, _ in cuts] + [(end, "mended") for _, end in cuts],
+            reverse=True,
+        )
+        """Those still to come, the next one last."""
         self.tally = Tally()
         self.tally.cameras = {plan.id: CameraTally(plan) for plan in plans}
         self.plans = tuple(plans)
@@ -131,7 +144,8 @@ class Wall:
         self._kinds: Counter[str] = Counter()
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self._numbers = 0
-        self._turned: dict[tuple[bool, Reason], list[tuple[float, str]]] = {}
+        self._turned: dict[tuple[bool, Reason], list[tuple[float | None, str]]] = {}
+        """(off, why) -> (when, None for just now; camera)."""
         self._seconds: dict[int, _Second] = {}
         self._points: deque[list[Any]] = deque(maxlen=POINTS)
         self._pointed = 0
@@ -245,14 +259,28 @@ class Wall:
                 look["why"] = (told.text or told.error)[:TEXT]
 
     def snap(self, snapshot: Snapshot, wall_ns: int) -> None:
-        before = self.snapshot.suspected if self.snapshot is not None else frozenset()
-        for name in before ^ snapshot.suspected:
+        before, self.snapshot = self.snapshot, snapshot
+        online, suspected = (
+            (frozenset[str](), frozenset[str]())
+            if before is None
+            else (before.online, before.suspected)
+        )
+        for name in suspected ^ snapshot.suspected:
             if (card := self._cards.get(name)) is not None:
                 card.dirty = True
-        self.snapshot = snapshot
+        for name in online ^ snapshot.online:
+            self._switched(name, off=name in online)
         second = self._second(wall_ns)
         second.waiting = snapshot.waiting
         second.in_flight = snapshot.in_flight
+
+    def _switched(self, name: str, off: bool) -> None:
+        """A camera's status has changed; whose shots are told here, those say more."""
+        card = self._cards.get(name)
+        if card is None or card.tally.scheduled or card.gone == off:
+            return
+        card.gone, card.dirty = off, True
+        self._turned.setdefault((off, Reason.NONE), []).append((None, name))
 
     def _second(self, wall_ns: int) -> _Second:
         self.newest_ns = max(self.newest_ns, wall_ns)
@@ -295,7 +323,9 @@ class Wall:
         self, now: float, wall_ns: int, pictures: Callable[[str], int | None]
     ) -> dict[str, Any]:
         """What is new since the last call. `pictures` gives the seq of a camera's last picture."""
-        self._tell_turned()
+        while self._cuts and self._cuts[-1][0] <= now:
+            self._event(*self._cuts.pop(), "")
+        self._tell_turned(now)
         self._tell_onsets(now)
         told: dict[str, Any] = {}
         known = len(self._rows)
@@ -369,7 +399,7 @@ class Wall:
 
     def _state(self, card: _Card, now: float, wall_ns: int) -> str:
         tally = card.tally
-        if tally.off:
+        if tally.off or card.gone:
             return "off"
         positive = tally.verdict is not None and tally.verdict.has_smoke
         fire = tally.fire_at(now)
@@ -391,14 +421,16 @@ class Wall:
         """By the sampler, which then looks more often; None where nobody tells of it."""
         return None if self.snapshot is None else name in self.snapshot.suspected
 
-    def _tell_turned(self) -> None:
+    def _tell_turned(self, now: float) -> None:
         for (off, reason), cameras in self._turned.items():
             kind = "off" if off else "back"
             if len(cameras) > TOGETHER:
-                self._event(cameras[0][0], kind, "", why=reason.value, count=len(cameras))
+                first = cameras[0][0]
+                at = now if first is None else first
+                self._event(at, kind, "", why=reason.value, count=len(cameras))
             else:
-                for at, camera in cameras:
-                    self._event(at, kind, camera, why=reason.value)
+                for when, camera in cameras:
+                    self._event(now if when is None else when, kind, camera, why=reason.value)
         self._turned.clear()
 
     def _tell_onsets(self, now: float) -> None:

@@ -92,6 +92,7 @@ class Watcher:
         self._inbox: deque[Item] = deque(maxlen=ROOM)
         self._clock: Clock | None = None
         self._snapshot: Callable[[], Snapshot] | None = None
+        self._cuts: tuple[tuple[float, float], ...] = ()
         self._glance_at = 0.0
         self._newest_at = 0.0
         self._ended: tuple[float, int] | None = None
@@ -128,6 +129,7 @@ class Watcher:
         self.folder = folder
 
     def opened(self, playing: Playing) -> None:
+        self._cuts = playing.network_outages
         self.told = replace(self.told, run=playing.run, engine=playing.engine, model=playing.model)
 
     def explanation(self, record: Explanation) -> None:
@@ -171,7 +173,7 @@ class Watcher:
                     self.wall.snap(snapshot, self.now()[1])
                 case (plans, clock):
                     self._clock = clock
-                    self.wall = Wall(plans, clock.speed)
+                    self.wall = Wall(plans, clock.speed, self._cuts)
                     self.told = replace(
                         self.told, began=True, stage="", share=None, virtual=clock.virtual
                     )

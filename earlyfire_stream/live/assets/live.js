@@ -16,8 +16,9 @@
   const KINDS = {
     true: "ALARM", false: "FALSE ALARM", unlocated: "ALARM beside the smoke", late: "ALARM, late",
     unknown: "ALARM, truth unknown", onset: "smoke begins", off: "off", back: "back",
+    cut: "network cut by the scenario", mended: "network back",
   };
-  const MANY = 24, LOADING = 6, PICTURE_MS = 900, FEED = 80, STALE_MS = 12000;
+  const MANY = 24, LOADING = 6, PICTURE_MS = 900, FEED = 80, STALE_MS = 12000, POINTED_MS = 2000;
   const at = (id) => document.getElementById(id);
   const words = (text) => String(text).replaceAll("_", " ");
   const count = (n) => n >= 1e6 ? `${fixed(n / 1e6, 1)} M` : n >= 1e4 ? `${fixed(n / 1e3, 0)} k` : n.toLocaleString("en");
@@ -147,11 +148,15 @@
   }
   setInterval(pump, 250);
 
+  // A closer look comes and goes with every cloud; nothing moves for it.
+  const rankOf = (n) => { const state = (rows[n] || {}).s; return RANK.indexOf(state === "closer" ? "quiet" : state); };
+  let pointed = 0;
+  wall.addEventListener("pointermove", () => { pointed = Date.now(); }, { passive: true });
   function reorder() {
     reordered = true;
     const urgent = at("order").value === "urgent";
     const wanted = [...cards];
-    if (urgent) wanted.sort((a, b) => RANK.indexOf((rows[a.n] || {}).s) - RANK.indexOf((rows[b.n] || {}).s) || a.n - b.n);
+    if (urgent) wanted.sort((a, b) => rankOf(a.n) - rankOf(b.n) || a.n - b.n);
     wanted.forEach((card, i) => { if (wall.children[i] !== card.node) wall.insertBefore(card.node, wall.children[i] || null); });
     sift();
   }
@@ -489,7 +494,8 @@
   function drawAll() {
     drawn = true;
     for (const card of cards) if (card.near && card.dirty) paint(card);
-    if (!reordered) reorder();
+    // Under a moving pointer nothing moves away.
+    if (!reordered && Date.now() - pointed > POINTED_MS) reorder();
     if (!charted && !document.hidden) drawCharts();
   }
   drawn = true;
