@@ -1311,6 +1311,7 @@ class Tail:
             if not self._path.exists():
                 return []
             self._file = self._path.open("rb")
+        rotated = self._rotated()  # asked first: what was written until then is read now
         start = self._file.tell()
         data = self._file.read(self._piece_bytes)
         end = data.rfind(b"\n") + 1
@@ -1318,7 +1319,7 @@ class Tail:
             data += self._file.readline()
             end = data.rfind(b"\n") + 1
         self._file.seek(start + end)
-        if not data and self._rotated():
+        if rotated and not end:
             self._file.close()
             self._file = None
         return data[:end].split(b"\n")[:-1]
@@ -1340,7 +1341,7 @@ class Tail:
             yield from (line for line in file if line.endswith(b"\n"))
 
     def _rotated(self) -> bool:
-        """Whether our file, read to its end, is no longer the one that is written."""
+        """Whether our file is no longer the one that is written."""
         assert self._file is not None
         try:
             return os.stat(self._path).st_ino != os.fstat(self._file.fileno()).st_ino

@@ -32,6 +32,7 @@ from earlyfire_stream.records import (
     RunLog,
     SecondLook,
     Shot,
+    Tail,
     load,
     write_json,
 )
@@ -352,6 +353,48 @@ def test_a_log_that_is_continued_counts_its_parts_on(tmp_path: Path) -> None:
         in_log(folder / RECORDS_LOG, replace(FRAME, seq=seq), rotate_bytes=1, pause_s=1.0)
     assert len(list(folder.glob("records-*.jsonl.gz"))) == 3
     assert [f.seq for f in load(folder).frames] == [0, 1, 2]
+
+
+def told_by(tail: Tail) -> list[int]:
+    """The seqs of all that is there, asked until nothing new has come twice."""
+    seqs: list[int] = []
+    silent = 0
+    while silent < 2:
+        items = tail.more()
+        silent = 0 if items else silent + 1
+        seqs += [item.seq for item in items if isinstance(item, FrameRecord)]
+    return seqs
+
+
+def test_who_follows_a_log_gets_each_record_once_across_its_rotation(tmp_path: Path) -> None:
+    path = tmp_path / RECORDS_LOG
+    in_log(path, replace(FRAME, seq=0), rotate_bytes=1, pause_s=1.0)
+    in_log(path, replace(FRAME, seq=1))
+    tail = Tail(path)
+    assert told_by(tail) == [0, 1]
+    in_log(path, replace(FRAME, seq=2), rotate_bytes=1, pause_s=1.0)
+    in_log(path, replace(FRAME, seq=3))
+    assert told_by(tail) == [2, 3]
+    tail.close()
+
+
+def test_what_is_written_just_before_a_rotation_is_not_lost_to_who_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / RECORDS_LOG
+    in_log(path, replace(FRAME, seq=0))
+    tail = Tail(path)
+    assert told_by(tail) == [0]
+    look = tail._rotated
+
+    def late() -> bool:
+        monkeypatch.undo()
+        in_log(path, replace(FRAME, seq=1), rotate_bytes=1, pause_s=1.0)
+        return look()
+
+    monkeypatch.setattr(tail, "_rotated", late)
+    assert told_by(tail) == [1]
+    tail.close()
 
 
 def test_a_part_that_was_left_half_packed_is_read_once(tmp_path: Path) -> None:
