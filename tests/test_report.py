@@ -461,6 +461,48 @@ async def test_cameras_can_be_filtered_and_opened(chromium: Browser, finished: P
         assert told.said == []
 
 
+async def test_cameras_whose_names_begin_alike_are_told_apart(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    one = one_camera(verdicts("F" * 40 + "T" * 20), onset=2400)
+    names = [f"20160619_FIRE_north-ridge-{which}-mobo-c" for which in ("east", "west")]
+    plans = [
+        replace(one.cameras[0], id=name, fires=(replace(one.cameras[0].fires[0], id=name[:13]),))
+        for name in names
+    ]
+    log = replace(
+        one,
+        cameras=plans,
+        shots=[replace(s, camera=name) for name in names for s in one.shots],
+        frames=[replace(f, camera=name) for name in names for f in one.frames],
+    )
+    cut_off = """[...document.querySelectorAll('.lane .name b')].filter(
+        (b) => b.scrollWidth > b.clientWidth || getComputedStyle(b).textOverflow === 'ellipsis'
+    ).length"""
+    labels = """[...document.querySelectorAll('[data-chart=parts] svg text')]
+        .map((t) => t.textContent).filter((t) => t.endsWith('mobo-c')).sort()"""
+    async with opened(chromium, write(tmp_path, log, score(log))) as told:
+        assert await told.ask(cut_off) == 0
+        # 29 letters of 36: 11 of the beginning, 17 of the end
+        assert await told.ask(labels) == [
+            "20160619_FI…ridge-east-mobo-c",
+            "20160619_FI…ridge-west-mobo-c",
+        ]
+        assert told.said == []
+
+
+@pytest.mark.parametrize(
+    ("width", "minutes"), [(1280, ["1 min", "3 min", "5 min"]), (390, ["5 min"])]
+)
+async def test_marks_of_the_detection_curve_do_not_lie_on_each_other(
+    chromium: Browser, tmp_path: Path, width: int, minutes: list[str]
+) -> None:
+    late = one_camera(verdicts("F" * 62 + "T" * 19), onset=2400)  # 22 minutes
+    shown = "[...document.querySelectorAll('text.minutes')].map((t) => t.textContent)"
+    async with opened(chromium, write(tmp_path, late, score(late)), width=width) as told:
+        assert await told.ask(shown) == minutes
+
+
 async def test_two_hundred_cameras_stay_usable(chromium: Browser, tmp_path: Path) -> None:
     one = one_camera(verdicts("F" * 40 + "T" * 20), onset=2400)
     plans = [replace(one.cameras[0], id=f"camera-{i}") for i in range(200)]

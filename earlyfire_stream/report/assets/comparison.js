@@ -4,15 +4,14 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const {
-    svg, element, fixed, short, clock, duration, steps, scale, hush, hover, plot, line, highest,
-    dressed,
+    svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, plot, line,
+    highest, dressed,
   } = drawing;
   const charts = {};
   const sides = data.sides;
   const colour = (side) => `var(--s${side % 6})`;
   const dash = (side) => side === 0 ? "" : ["7 4", "2 3", "10 3 2 3", "5 2", "1 3"][(side - 1) % 5];
   const percent = (v) => `${Math.round(v * 100)} %`;
-  const cut = (text, room) => text.length > room ? text.slice(0, room - 1) + "…" : text;
   const between = (ends, say) => ends ? ` (95 %: ${say(ends[0])} to ${say(ends[1])})` : "";
   const seconds = (most) => (v) => most < 100 ? `${short(v)} s` : clock(v);
 
@@ -129,7 +128,7 @@
     rows.forEach((row, r) => {
       const g = svg("g", {}, root);
       const top = r * rowHeight, y = top + (narrow ? 25 : rowHeight / 2);
-      const label = `${row.fire} · ${row.camera}`;
+      const label = view(row.fire, row.camera);
       if (narrow) svg("text", { x: 0, y: top + 12 }, g, cut(label, 46));
       else svg("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, g, cut(label, 32));
       const at = row.ttfd.map((v) => v === null ? lane : X(v));

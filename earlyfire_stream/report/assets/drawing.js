@@ -37,6 +37,14 @@ const drawing = (() => {
     if (size < 0.9995) return `${fixed(1000 * s, size < 0.00995 ? 1 : 0)} ms`;
     return size < 10 ? `${fixed(s, 2)} s` : size < 60 ? `${fixed(s, 1)} s` : `${clock(s)} ${size < 3600 ? "min" : "h"}`;
   }
+  // Cameras of one dataset begin alike and differ at the end: the middle gives way, and a fire whose
+  // name begins its camera's is not told twice.
+  function cut(text, room) {
+    if (text.length <= room) return text;
+    const end = Math.ceil((room - 1) * 0.6);
+    return text.slice(0, room - 1 - end) + "…" + text.slice(-end);
+  }
+  const view = (fire, camera) => !camera || camera.startsWith(fire) ? camera || fire : `${fire} · ${camera}`;
   // Steps that people count in: 1, 2, 5 · 10^n, and for clocks 15 s, 30 s, 1 min, ...
   function steps(low, high, most, timed) {
     const wanted = (high - low) / Math.max(1, most);
@@ -131,7 +139,7 @@ const drawing = (() => {
   }
 
   return {
-    svg, element, fixed, short, clock, duration, steps, scale, tell,
+    svg, element, fixed, short, clock, duration, cut, view, steps, scale, tell,
     hush, hover, nearest, plot, line, highest, column, dressed,
   };
 })();

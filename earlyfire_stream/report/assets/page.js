@@ -9,8 +9,8 @@
     timeline({ begin, end, fates: data.fates });
 
   const {
-    svg, element, fixed, short, clock, duration, steps, scale, hush, hover, nearest, plot, line,
-    highest, column, dressed,
+    svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, nearest, plot,
+    line, highest, column, dressed,
   } = drawing;
   const brief = end - begin < 10;  // clocks would tell the same second twice
   const moment = (v) => brief ? `${short(v)} s` : clock(v);
@@ -45,9 +45,8 @@
     rows.forEach((row, r) => {
       const y = r * rowHeight;
       const bar = svg("g", {}, root);
-      const label = `${row.label}${row.sub ? " · " + row.sub : ""}`;
-      const room = narrow ? 48 : 29;
-      const clipped = label.length > room ? label.slice(0, room - 1) + "…" : label;
+      const label = view(row.label, row.sub);
+      const clipped = cut(label, narrow ? 48 : 29);
       if (narrow) svg("text", { x: 0, y: y + 13, class: row.mean ? "strong" : "" }, bar, clipped);
       else svg("text", { x: left - 10, y: y + 18, "text-anchor": "end", class: row.mean ? "strong" : "" }, bar, clipped);
       let at = 0;
@@ -82,9 +81,10 @@
       upper.push([p.X(until), p.Y(high)]); lower.push([p.X(until), p.Y(low)]);
       svg("path", { class: "band", d: line([...upper, ...lower.reverse()]) + "Z" }, p.root);
     }
+    const apart = p.X(Math.min(120, s.shown)) - p.X(0);  // of 1, 3 and 5 min
     for (const t of [60, 180, 300]) if (t < s.shown) {
       svg("line", { class: "ref", x1: p.X(t), x2: p.X(t), y1: p.top, y2: p.floor }, p.root);
-      svg("text", { x: p.X(t) + 3, y: p.floor - 5 }, p.root, `${t / 60} min`);
+      if (t === 300 || apart > 38) svg("text", { class: "minutes", x: p.X(t) + 3, y: p.floor - 5 }, p.root, `${t / 60} min`);
     }
     const points = [[p.X(0), p.Y(0)]];
     let share = 0;
@@ -178,8 +178,7 @@
     const X = scale(0, top, left, right);
     data.blamed.forEach(([camera, count, hours, rate, low, high], i) => {
       const y = i * 24;
-      const room = Math.floor(left / 7);
-      const name = camera.length > room ? camera.slice(0, room - 1) + "…" : camera;
+      const name = cut(camera, Math.floor(left / 7));
       const bar = svg("g", {}, root);
       svg("text", { x: left - 8, y: y + 16, "text-anchor": "end" }, bar, name);
       if (rate !== null) {
