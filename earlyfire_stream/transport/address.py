@@ -180,6 +180,8 @@ _WRONG_LOGIN = frozenset({4, 5, 0x86, 0x87, 0x8C})
 """CONNACK codes of MQTT 3.1.1 (table 3.1) and 5 (3.2.2.2): bad user name or password, not
 authorised, bad authentication method."""
 _WRONG_VERSION = frozenset({1, 0x84})
+_DATED = frozenset({9, 10})
+"""OpenSSL's codes of a certificate that is not valid yet, and of one that has expired."""
 _TRY_LATER = frozenset({3, 0x88, 0x89})
 
 _RETRY_S, _RETRY_LIMIT_S = 0.02, 0.5
@@ -283,6 +285,11 @@ async def _open(
             address.host, address.port, ssl=context, ssl_shutdown_timeout=1.0
         )
     except ssl.SSLCertVerificationError as why:
+        if why.verify_code in _DATED:
+            raise TransportError(
+                f"the certificate of {address} does not hold today: {why.verify_message}; renew "
+                "it, or set this machine's clock"
+            ) from why
         raise TransportError(
             f"the certificate of {address} is not trusted: {why.verify_message}; name the "
             "authority that signed it with ?ca=FILE, and the host as the certificate does"

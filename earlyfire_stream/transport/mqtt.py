@@ -92,6 +92,9 @@ class MqttTiming:
 DEFAULT_TIMING = MqttTiming()
 
 
+_NOT_AUTHORIZED = 0x87
+"""Of a PUBACK, MQTT 5 section 3.4.2.1; MQTT 3.1.1 brokers confirm what they throw away."""
+
 # --- one connection ------------------------------------------------------------------------------
 
 
@@ -105,6 +108,8 @@ class _Client(aiomqtt.Client):
     def __init__(self, connect_s: float, **settings: Any) -> None:
         super().__init__(timeout=connect_s, **settings)
         self._client.connect_timeout = connect_s
+        self.denied = False
+        """The broker took a message and threw it away for want of rights (MQTT 5 tells)."""
         # The default warns on every publish with more than 10 pending: a burst is no trouble here.
         self.pending_calls_threshold = 1_000_000
 
@@ -134,6 +139,12 @@ class _Client(aiomqtt.Client):
         if not self._connected.done():
             self._connected.set_exception(MqttError("the broker hung up without an answer"))
         super()._on_disconnect(*event)
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
+    ) -> None:
+        self.denied |= getattr(reason_code, "value", reason_code) == _NOT_AUTHORIZED
+        super()._on_publish(client, userdata, mid, reason_code, properties)
 
     async def gone(self) -> None:
         """Return when the connection is lost or dropped."""
@@ -254,6 +265,11 @@ class _Session:
                 self._timing.backoff_limit_s, self._timing.backoff_s * 2 ** min(failures, 20)
             )
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    @property
+    def denied(self) -> bool:
+        """This user may not write what it wrote last, as far as the broker tells."""
+        return self._client is not None and self._client.denied
 
     def _wake_waiters(self) -> None:
         """Nobody waits out his time limit for a connection that is known to be gone."""
@@ -460,12 +476,21 @@ class MqttLink:
                 while True:
                     await self._fleet.up.wait()
                     if await self._fleet.confirmed(control_topic(self._run), body, retain=True):
+                        self._check_rights()
                         return
                     await asyncio.sleep(self._timing.backoff_s)
         raise TransportError(
             f"the broker {self._address} does not confirm the run's control message; is it "
             f"reachable, and may this user publish to {control_topic(self._run)}?"
         )
+
+    def _check_rights(self) -> None:
+        if self._fleet.denied:
+            raise TransportError(
+                f"the broker {self._address} takes this user's messages and throws them away: give "
+                f"it the right to write to {ROOT}/{self._run}/# (in Mosquitto's ACL file: "
+                f"`topic readwrite {ROOT}/#`)"
+            )
 
     async def set_status(self, camera: str, online: bool) -> None:
         self._statuses[camera] = online

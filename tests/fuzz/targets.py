@@ -57,7 +57,7 @@ from tests.fuzz.watch import Check, Escape
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 LONGEST_MESSAGE = 1_000
-AT_ONCE = 16
+AT_ONCE = 48
 
 
 @dataclass(frozen=True, slots=True)
