@@ -137,13 +137,20 @@ def test_a_camera_that_says_it_is_off_is_off_where_only_the_watcher_runs() -> No
     assert told == [(1.0, "off", "north"), (2.0, "back", "north")]
 
 
+def test_who_only_watches_knows_no_lateness_of_the_replay() -> None:
+    wall = Wall([CameraPlan("north", (), 1.0)])
+    wall.frame(answered(shot("north", 0, 0.0), NO))
+    row_of(wall, 1.0)
+    assert wall.whole()["totals"]["late"] is None
+
+
 def test_a_network_that_the_scenario_takes_away_is_an_event() -> None:
-    wall = Wall([CameraPlan("north", (), 1.0)], cuts=[(3.0, 5.0), (9.0, 10.0)])
+    wall = Wall([CameraPlan("north", (), 1.0)], cuts=[(3.0, 5.0), (3.0, 6.0), (9.0, 10.0)])
     row_of(wall, 2.9)
     assert wall.whole()["events"] == []
     row_of(wall, 9.5)
-    told = [(e["at"], e["kind"]) for e in wall.whole()["events"]]
-    assert told == [(3.0, "cut"), (5.0, "mended"), (9.0, "cut")]
+    told = [(e["at"], e["kind"], e["count"]) for e in wall.whole()["events"]]
+    assert told == [(3.0, "cut", 2), (5.0, "mended", 1), (6.0, "mended", 1), (9.0, "cut", 1)]
 
 
 def test_boxes_are_hundredths_of_the_picture_and_truth_is_that_of_the_frame_shown() -> None:

@@ -123,13 +123,12 @@ class Wall:
         speed: float = 1.0,
         cuts: Sequence[tuple[float, float]] = (),
     ) -> None:
-        """`cuts`: when the scenario takes the network away, scenario seconds."""
+        """`cuts`: when the scenario takes the network away from a camera, scenario seconds."""
         self.speed = speed
-        self._cuts = sorted(
-            [(begin, "cut") for begin, _ in cuts] + [(end, "mended") for _, end in cuts],
-            reverse=True,
-        )
-        """Those still to come, the next one last."""
+        cut = Counter((begin, "cut") for begin, _ in cuts)
+        cut.update((end, "mended") for _, end in cuts)
+        self._cuts = sorted(((*when, n) for when, n in cut.items()), reverse=True)
+        """(when, what, of how many cameras) of all still to come, the next one last."""
         self.tally = Tally()
         self.tally.cameras = {plan.id: CameraTally(plan) for plan in plans}
         self.plans = tuple(plans)
@@ -324,7 +323,8 @@ class Wall:
     ) -> dict[str, Any]:
         """What is new since the last call. `pictures` gives the seq of a camera's last picture."""
         while self._cuts and self._cuts[-1][0] <= now:
-            self._event(*self._cuts.pop(), "")
+            at, kind, count = self._cuts.pop()
+            self._event(at, kind, "", count=count)
         self._tell_turned(now)
         self._tell_onsets(now)
         told: dict[str, Any] = {}
@@ -491,7 +491,9 @@ class Wall:
             "n": len(latencies),
             "answered": None if last is None else last[3],
             "tokens": None if last is None else last[4],
-            "late": _short(max((s.late for s in recent), default=None), 4),
+            "late": _short(max((s.late for s in recent), default=None), 4)
+            if self.tally.scheduled
+            else None,
             "scheduled": self.tally.scheduled,
             "fate": {f.value: n for f in FATES if (n := self.tally.fates[f])},
             "pending": self.tally.pending if self.tally.scheduled else None,

@@ -201,8 +201,8 @@
     tile("p95", "latency p95", some(totals.p95, duration), totals.n ? `n ${count(totals.n)}` : "");
     tile("answered", "answers /s", some(totals.answered));
     tile("tokens", "tokens /s", some(totals.tokens, count), seenBy && seenBy.budget ? `of ${count(seenBy.budget)}` : "");
-    if (seenBy) tile("queue", "waiting · in flight", `${seenBy.waiting} · ${seenBy.in_flight}`);
-    else if (run.following) tile("queue", "frames told", count(totals.scheduled || 0));
+    if (run.following) tile("queue", "frames told", count(totals.scheduled || 0));
+    else tile("queue", "waiting · in flight", seenBy ? `${seenBy.waiting} · ${seenBy.in_flight}` : "–");
     tile("late", "replay late", some(totals.late, duration));
     drawChips(states);
     drawLedger();
@@ -298,7 +298,7 @@
       if (event.n !== null && event.n !== undefined) {
         const link = element("a", "", text, event.camera);
         link.href = `#camera-${event.n}`;
-      } else text.append(event.count ? `${event.count} cameras` : event.camera);
+      } else text.append(event.count ? `${event.count} camera${event.count > 1 ? "s" : ""}` : event.camera);
       if (event.fire) text.append(` · ${event.fire}`);
       if (event.why) text.append(` · ${words(event.why)}`);
       if (event.after !== undefined && event.after !== null) text.append(` · ${duration(event.after)} after onset`);
