@@ -1166,5 +1166,7 @@ def _judge(result: Score | None, threshold: float | None) -> None:
 
 def _below(reached: float | None, threshold: float | None) -> None:
     if threshold is not None and (reached is None or reached < threshold):
-        _say(f"below the threshold: efs {reached} < {threshold:g}")
+        # cut off, not rounded: 59.999 is not told as 60
+        told = "n/a" if reached is None else math.floor(reached * 100) / 100
+        _say(f"below the threshold: efs {told} < {threshold:g}")
         raise typer.Exit(THRESHOLD_FAILED)

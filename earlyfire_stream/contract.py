@@ -497,7 +497,8 @@ def _sections(name: str) -> dict[str, Any]:
         try:
             content = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"prompt file {name}: cannot be read: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"prompt file {name}: cannot be read: {why}") from error
     else:
         known = prompt_names()
         if name not in known:

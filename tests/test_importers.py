@@ -731,7 +731,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"layout": "nothing"}, "--layout: Input should be 'figlib'"),
+        ({"layout": "nothing"}, "layout: Input should be 'figlib'"),
         ({"layout": "video"}, "--onset: is missing"),
         ({"layout": "figlib", "split": "train:2"}, "--split: 'train:2' is no share of the fires"),
         ({"layout": "yolo", "interval": "soon"}, "--interval: 'soon' is no duration"),
@@ -743,6 +743,39 @@ def test_a_wrong_option_is_named(tmp_path: Path, settings: dict[str, Any], said:
     with pytest.raises(UsageError) as caught:
         import_dataset({"path": str(tmp_path / "data"), **settings}, tmp_path / "out.yaml")
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ("sai", "such as --interval 30s)"),
+        ("video", "(write --onset 42s, --onsets FILE, or --quiet where nothing burns)"),
+    ],
+)
+def test_the_remedy_is_written_as_options(tmp_path: Path, layout: str, said: str) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UsageError) as caught:
+        import_dataset({"path": str(tmp_path / "data"), "layout": layout}, tmp_path / "out.yaml")
+    assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ({"name": "a: b"}, "--name 'a: b': write letters"),
+        ({"name": "x\nduration: 3s"}, "--name 'x\\nduration: 3s': write letters"),
+        ({"speed": float("nan")}, "--speed nan: write a number above 0"),
+        ({"speed": -3.0}, "--speed -3: write a number above 0"),
+    ],
+)
+def test_a_name_or_speed_that_no_scenario_has_is_refused_before_anything_is_read(
+    tmp_path: Path, head: dict[str, Any], said: str
+) -> None:
+    out = tmp_path / "out.yaml"
+    with pytest.raises(UsageError) as caught:
+        import_dataset({"path": "nowhere", "layout": "figlib"}, out, **head)
+    assert str(caught.value).startswith(said)
+    assert not out.exists()
 
 
 # --- the same frames, however they came -----------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.importers.inspect import Look, look
@@ -21,11 +21,13 @@ from earlyfire_stream.scenario import datasets
 from earlyfire_stream.scenario.catalogue import write_new
 from earlyfire_stream.scenario.datasets import GAP_FACTOR, Fault, Found, Recording
 from earlyfire_stream.scenario.load import loads
-from earlyfire_stream.scenario.models import Conflicts, Dataset, StillsSource
+from earlyfire_stream.scenario.models import Conflicts, Dataset, Name, Speed, StillsSource
 
 MAX_TOLD = 25
 """Faults that are told one by one; the rest is counted."""
 _PATHS = ("path", "images", "onsets", "boxes")
+_ARGUMENTS = ("layout", "path")
+"""Given by their place on the command line; all other settings are options there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def import_dataset(
     `settings` are those of `Dataset`, paths starting at the current folder. UsageError names every
     recording that cannot be played as it is; with `skip_broken` these go into `skip`.
     """
+    _check_head(name, speed)
     base = Path(os.path.abspath(output.parent))
     settings = {key: value for key, value in settings.items() if value not in (None, (), False)}
     for key in _PATHS:
@@ -81,6 +84,22 @@ def import_dataset(
     return Imported(write_new(output, text, force=force), told, broken)
 
 
+def _check_head(name: str | None, speed: float) -> None:
+    """What would otherwise be told of a line of a file that was not written, or become YAML."""
+    try:
+        if name is not None:
+            TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise UsageError(
+            f"--name {name!r}: write letters, digits, `_`, `.` and `-`, at most 64, "
+            "the first a letter or digit"
+        ) from error
+    try:
+        TypeAdapter(Speed).validate_python(speed)
+    except ValidationError as error:
+        raise UsageError(f"--speed {speed:g}: write a number above 0, at most 10000") from error
+
+
 def _seen_from(base: Path, path: str) -> str:
     """A path of the command line as the scenario names it: relative only where it lies below."""
     whole = os.path.abspath(os.path.expanduser(path))
@@ -98,9 +117,20 @@ def _dataset(settings: Mapping[str, Any]) -> Dataset:
         if isinstance(raised, Conflicts):
             conflict = raised.found[0]
             place, text = conflict.at, conflict.message
-            text += f" ({conflict.hint})" if conflict.hint else ""
-        option = "--" + str(place[0]).replace("_", "-") if place else "import"
+            text += f" ({_as_options(conflict.hint)})" if conflict.hint else ""
+        option = _option(str(place[0])) if place else "import"
         raise UsageError(f"{option}: {text}") from error
+
+
+def _option(setting: str) -> str:
+    return setting if setting in _ARGUMENTS else "--" + setting.replace("_", "-")
+
+
+def _as_options(hint: str) -> str:
+    """A scenario's `interval: 30s` and `quiet: true` as one types them: --interval 30s, --quiet."""
+    for setting in Dataset.model_fields:
+        hint = re.sub(rf"\b{setting}:(?: true\b)?", _option(setting), hint)
+    return hint
 
 
 def _looked(dataset: Dataset, base: Path, progress: Callable[[int], None]) -> tuple[Found, Look]:

@@ -56,6 +56,7 @@ from earlyfire_stream.verdict import Box
 Unit = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """Stands in MQTT topics and file names: no `/`, `+`, `#` or spaces, at most 64 characters."""
+Speed = Annotated[float, Field(gt=0, le=10_000)]
 Size = Annotated[tuple[int, int], Field(description="[width, height] in pixels")]
 
 
@@ -707,7 +708,7 @@ class Scenario(Model):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     duration: Duration | None = None
     """Scenario seconds. None: until the longest source ends (needs one that ends)."""
-    speed: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    speed: Speed = 1.0
     """Scenario seconds per wall second."""
     clock: Literal["wall", "virtual"] = "wall"
     connections: Literal["auto", "per_camera", "shared"] = "auto"

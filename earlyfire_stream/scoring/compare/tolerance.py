@@ -36,7 +36,7 @@ def parse_tolerances(text: str) -> dict[str, float]:
             if not 0 <= wanted[key] < math.inf:
                 raise ValueError
         except ValueError:
-            like = "10s" if key in IN_SECONDS else "0.05"
+            like = "10s" if key in IN_SECONDS else "2" if key in ("efs", "v1") else "0.05"
             raise UsageError(
                 f"--fail-if-worse {part!r}: how much worse it may be is a number from 0 on, such "
                 f"as {key}={like}"
