@@ -52,11 +52,15 @@ _camera: ContextVar[str] = ContextVar("camera", default="")
 _run = ""
 _secrets: set[str] = set()
 
-_SECRET_NAME = r"[\w.-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key)"
+_SECRET_NAME = r"[\w.-]*(?:password|passwd|secret|token|api[_-]?key|\w[_-]key)"
 _SECRET_VARIABLE = re.compile(r"(?i)(PASSWORD|PASSWD|SECRET|TOKEN|KEY|CREDENTIALS?)$")
 _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # user:password@ of an address; the password may hold anything but @, / and space
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@"), rf"\1:{MASK}@"),
+    # user:password@ of an address; whoever forgets to write a password's own @ and / as %40 and
+    # %2F has it masked as well, up to the last @
+    (
+        re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):(?:[^\s\"',]{1,200}|[^\s/@]+)@"),
+        rf"\1:{MASK}@",
+    ),
     (re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/=-]{4,}"), rf"\1 {MASK}"),
     (
         re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?!\s*(?:bearer|basic|digest)\b)[^\s\"',;}]+"),

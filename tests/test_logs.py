@@ -147,6 +147,9 @@ def test_a_long_message_is_cut(said: Said) -> None:
     [
         ("no way to mqtt://me:p4ss:w0rd@host:1883", "no way to mqtt://me:***@host:1883"),
         ("http://:p4ssw0rd@host", "http://:***@host"),
+        ("to mqtt://me:p@ss/w@host:1883, then", "to mqtt://me:***@host:1883, then"),
+        ("worker_key=zzzz private-key: 'a b'", 'worker_key=*** private-key: "***"'),
+        ("monkey: none", "monkey: none"),
         ("mqtt://host:1883 and a@b", "mqtt://host:1883 and a@b"),
         ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
         ("{'Authorization': 'Basic dXNlcjpwYXNz'}", "{'Authorization': 'Basic ***'}"),
