@@ -21,6 +21,7 @@ help:
 	@echo "make scale      scoring a run of a million frames: time and memory"
 	@echo "make live-load  200 cameras with the live page open in Chromium, beside the same run without"
 	@echo "make overload   200 cameras, ten minutes, an engine that answers one frame a second"
+	@echo "make fuzz       100,000 hostile inputs for each thing that reads strangers' bytes"
 	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
 
 $(VENV)/.base: pyproject.toml
@@ -104,6 +105,13 @@ sweep: $(VENV)/.base
 
 live-load: $(VENV)/.dev mosquitto chromium
 	@$(BIN)/python -m tests.live_load
+
+# atheris has wheels for Linux on x86-64 alone; without it Hypothesis does all of the work
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris \
+		|| echo "LEFT OUT: the inputs that atheris guides (it cannot be installed here)"
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 overload: $(VENV)/.dev
 	@$(BIN)/python -m tests.overload
