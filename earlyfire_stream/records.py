@@ -463,7 +463,11 @@ class Log:
 
 def _unwritable(path: Path, why: OSError) -> RunFolderError:
     full = why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "the disk is full; free some space" if full else "choose another folder with --out"
+    remedy = (
+        "the disk is full; free some space"
+        if full
+        else "let it be written to, or play into another folder with --out"
+    )
     return RunFolderError(f"{path}: cannot be written: {why.strerror} ({remedy})")
 
 
