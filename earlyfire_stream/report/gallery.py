@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from earlyfire_stream.frames import FrameLimits, identity
+from earlyfire_stream.frames import FrameLimits, Refused, identity, parse
 from earlyfire_stream.records import RunLog, key_frame
 from earlyfire_stream.report.figures import alarm_kind
 from earlyfire_stream.report.summary import clock, duration
@@ -135,9 +135,9 @@ def _small(path: Path, frame: FrameOutcome) -> tuple[str, int, int] | None:
         told = frame.shot.identity or (frame.record.identity if frame.record else "")
         if told and identity(jpeg) != told:
             return None
+        if isinstance(parse(jpeg, limits), Refused):
+            return None
         with Image.open(BytesIO(jpeg), formats=["JPEG"]) as picture:
-            if picture.width * picture.height > limits.max_pixels:
-                return None
             picture.draft("RGB", (WIDTH, WIDTH))
             small = picture.convert("RGB")
         small.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
