@@ -1238,9 +1238,12 @@ def _second_look(v: dict[str, Any]) -> SecondLook:
     if first is None:
         raise ValueError("a second look without a first one")
     width, height = v["sent_size"]
+    counts = (width, height, v["started_ns"], v["answered_ns"], v["visual_tokens"])
+    if not all(type(one) is int for one in counts):
+        raise ValueError("a second look with a size, instant or count that is no whole number")
     parts = {
         "crop": Box(**v["crop"]),
-        "sent_size": (int(width), int(height)),
+        "sent_size": (width, height),
         "first": first,
         "verdict": _verdict(v["verdict"]),
     }

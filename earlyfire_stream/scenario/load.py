@@ -768,13 +768,14 @@ def _check_ids(root: _Node, reading: _Reading) -> None:
         inside = camera.value if isinstance(camera.value, dict) else {}
         named, counted = inside.get("id"), inside.get("count")
         count = counted.value if counted and type(counted.value) is int else 1
-        total += min(max(count, 1), MAX_CAMERAS)
+        count = min(max(count, 1), MAX_CAMERAS + 1)  # before a name is made for each of a billion
+        total += count
         if total > MAX_CAMERAS:
             reading.say(camera.line, f"cameras[{i}]", f"makes more than {MAX_CAMERAS:,} cameras")
             return
         if named is None or not isinstance(named.value, str):
             continue
-        ids = dict.fromkeys((named.value, *fleet.copies(named.value, max(count, 1))))
+        ids = dict.fromkeys((named.value, *fleet.copies(named.value, count)))
         taken = next((c for c in ids if c in lines), None)
         if taken is not None:
             message = f"{taken!r:.80} is a camera in line {lines[taken]} already"

@@ -336,7 +336,7 @@ class Service:
         app = web.Application(
             client_max_size=self.settings.body_limit, middlewares=[self._errors, self._keyed]
         )
-        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/chat/completions", self._chat, expect_handler=_expectation)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{name:.+}", self._one_model)
         app.router.add_get("/health", self._health)
@@ -693,6 +693,13 @@ class _Told(Exception):
         super().__init__(outcome)
         self.outcome = outcome
         self.response = response
+
+
+async def _expectation(request: web.Request) -> None:
+    """aiohttp's own repeats what was expected, and fails where that is no text."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text="")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _body(request: web.Request, limit: int) -> bytes:

@@ -493,6 +493,8 @@ def _pixels(raw: bytes, what: str, path: str, limits: Limits) -> int:
     if raw.startswith(PNG):
         if raw[12:16] != b"IHDR" or len(raw) < 33:
             raise BadRequest(f"{what} is no PNG: its header is broken", path)
+        if not _whole_png(raw):
+            raise BadRequest(f"{what} is no PNG that can be read: a chunk is broken", path)
         width = int.from_bytes(raw[16:20], "big")
         height = int.from_bytes(raw[20:24], "big")
         if not 0 < width * height <= limits.picture.max_pixels:
@@ -504,6 +506,21 @@ def _pixels(raw: bytes, what: str, path: str, limits: Limits) -> int:
     if isinstance(frame, Refused):
         raise BadRequest(f"{what} is no JPEG or PNG that can be read: {frame.detail}", path)
     return frame.width * frame.height
+
+
+def _whole_png(raw: bytes) -> bool:
+    """Each chunk lies within the data, up to the end; one picture. A decoder makes room for what a
+    chunk says of its length: gigabytes, for twelve bytes."""
+    at = len(PNG)
+    while at + 12 <= len(raw):
+        length, name = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
+        first = at == len(PNG)
+        if at + 12 + length > len(raw) or name == b"acTL" or first != (name == b"IHDR"):
+            return False
+        if name == b"IEND":
+            return True
+        at += 12 + length
+    return False
 
 
 def _decode(raw: bytes, what: str, path: str) -> Pixels:
