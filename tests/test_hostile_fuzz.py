@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fuzz import driver
-from tests.fuzz.http import HTTP
+from tests.fuzz.http import HTTP, request
 from tests.fuzz.mutation import mutated
-from tests.fuzz.targets import FRAMES, RECORDS, REPLIES, REQUESTS, SCENARIO, Target
+from tests.fuzz.targets import (
+    FRAMES,
+    RECORDS,
+    REPLIES,
+    REQUESTS,
+    SCENARIO,
+    Target,
+    body,
+    uri,
+)
 from tests.fuzz.watch import Watch
 
 SEED = 6
@@ -66,3 +76,37 @@ def test_one_seed_makes_the_same_inputs_every_time() -> None:
     first = [mutated((b"abc", b"{}"), (b"a",), n) for n in range(100)]
     assert first == [mutated((b"abc", b"{}"), (b"a",), n) for n in range(100)]
     assert len(set(first)) > 50
+
+
+# --- what it found, kept --------------------------------------------------------------------------
+
+
+def became(target: Target, data: bytes) -> str:
+    with target.opened() as check:
+        watch = Watch(check)
+        watch(data)
+    assert watch.found == {}
+    (word,) = watch.became
+    return word
+
+
+def test_a_billion_copies_of_a_camera_are_refused_before_they_are_named() -> None:
+    """They took three gigabytes, and no end."""
+    assert became(SCENARIO, SCENARIO.seeds[0] + b"    count: 2000000000\n") == "refused"
+
+
+def test_a_chunk_of_a_png_that_is_longer_than_the_png_is_refused() -> None:
+    """The decoder made room for what it said: two gigabytes."""
+    png = base64.b64decode(uri("png").partition(",")[2])
+    at = png.index(b"IDAT") - 4
+    huge = png[:at] + b"\x7f" + png[at + 1 :]
+    url = "data:image/png;base64," + base64.b64encode(huge).decode()
+    part = {"type": "image_url", "image_url": {"url": url}}
+    assert became(REQUESTS, body([part])) == "refused"
+    fine = {"type": "image_url", "image_url": {"url": uri("png")}}
+    assert became(REQUESTS, body([fine])) == "a look"
+
+
+def test_an_expectation_that_is_no_text_is_no_failure_of_ours() -> None:
+    asked = request(body("hello"), Expect="x").replace(b"Expect: x", b"Expect: \xef\xff")
+    assert became(HTTP, asked) in ("417", "400")
