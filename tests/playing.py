@@ -251,15 +251,20 @@ class Nursery:
 # --- brokers -------------------------------------------------------------------------------------
 
 
+def free_port() -> int:
+    """A loopback port that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @contextmanager
 def open_mosquitto(program: str, folder: Path, settings: str = "") -> Iterator[int]:
     """A Mosquitto that takes messages of any size; gives its port.
 
     It lets everybody in unless `settings`, lines of its configuration, say who.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     config = folder / "mosquitto.conf"
     config.write_text(
         f"listener {port} 127.0.0.1\npersistence false\nlog_dest file {folder / 'broker.log'}\n"

@@ -28,6 +28,7 @@ from tests.playing import (
     Command,
     Nursery,
     camera,
+    free_port,
     open_mosquitto,
     pictures,
     run_folder,
@@ -81,7 +82,7 @@ def seen(
     pictures(folder / "pictures", 200)
     scenario(
         folder,
-        camera("north", fires=[{"id": "oak-fire", "onset": "3s"}]),
+        camera("north", fires=[{"id": "oak-fire", "onset": "6s"}]),
         camera("south", outages=[{"start": "3s", "end": "8s"}]),
         duration="15s",
         alarm={"k": 1, "n": 1},
@@ -93,34 +94,32 @@ def seen(
         port = stack.enter_context(open_mosquitto(mosquitto, folder))
         commands: dict[str, Command] = {}
 
-        def start(half: str, name: str, run: str) -> str:
-            command = commands[name] = nursery.start(
-                *(half, "tiny.yaml", "--broker", f"mqtt://127.0.0.1:{port}", "--run", run),
-                *("--out", name, "--metrics", "0", "--linger", "1h"),
-                cwd=folder,
-            )
-            told = wait_for(
-                lambda: (
-                    re.search(r"^metrics: http://(\S+)/metrics", command.err, re.M)
-                    or _alive(command)
-                )
-            )
-            return str(told[1])
-
-        watcher = start("consume", "consumer", "halves")
-        wait_for(lambda: "waiting for the cameras" in commands["consumer"].out)
         worker = WorkerMetrics()
         server, thread = start_http_server(0, "127.0.0.1", worker.registry)
         stack.callback(lambda: (server.shutdown(), server.server_close(), thread.join()))
         targets = {
-            "earlyfire-run": start("run", "whole", "whole"),
-            "earlyfire-cameras": start("cameras", "cameras", "halves"),
-            "earlyfire-consumer": watcher,
-            "earlyfire-worker": f"127.0.0.1:{server.server_address[1]}",
+            job: f"127.0.0.1:{free_port()}"
+            for job in ("earlyfire-run", "earlyfire-cameras", "earlyfire-consumer")
         }
+        targets["earlyfire-worker"] = f"127.0.0.1:{server.server_address[1]}"
+        # it must look on before anything begins, or an onset is a count that was always there
         there = stack.enter_context(prometheus(folder, _settings(folder, targets)))
         wait_for(lambda: there.query("earlyfire_worker_ready"))
         _one_batch(worker)
+
+        def start(half: str, name: str, run: str) -> None:
+            place = targets["earlyfire-" + {"whole": "run"}.get(name, name)]
+            command = commands[name] = nursery.start(
+                *(half, "tiny.yaml", "--broker", f"mqtt://127.0.0.1:{port}", "--run", run),
+                *("--out", name, "--metrics", place, "--linger", "1h"),
+                cwd=folder,
+            )
+            wait_for(lambda: f"metrics: http://{place}/metrics" in command.err or _alive(command))
+
+        start("consume", "consumer", "halves")
+        wait_for(lambda: "waiting for the cameras" in commands["consumer"].out)
+        start("run", "whole", "whole")
+        start("cameras", "cameras", "halves")
 
         def over() -> bool:
             for command in commands.values():

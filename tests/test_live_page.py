@@ -34,6 +34,7 @@ from tests.playing import (
     PATIENCE_S,
     Nursery,
     camera,
+    free_port,
     open_mosquitto,
     pictures,
     run_folder,
@@ -371,11 +372,6 @@ class LoopbackPort:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-def free_port() -> int:
-    with LoopbackPort() as port:
-        return port
 
 
 @dataclass

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -26,7 +25,16 @@ from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
 from tests.fakes import worker as fake_worker
 from tests.fakes.openai import Answer, FakeOpenAI, Fault
 from tests.fakes.worker import FakeWorker
-from tests.playing import PATIENCE_S, camera, open_mosquitto, pictures, run_folder, scenario, until
+from tests.playing import (
+    PATIENCE_S,
+    camera,
+    free_port,
+    open_mosquitto,
+    pictures,
+    run_folder,
+    scenario,
+    until,
+)
 
 PASSWORD = "planted-broker-Hk3tq9"
 OPENAI_KEY = "sk-planted-openai-Vb7w2m"
@@ -66,12 +74,6 @@ def files(folder: Path) -> Iterator[tuple[str, bytes]]:
         if path.is_file():
             data = path.read_bytes()
             yield str(path), gzip.decompress(data) if path.suffix == ".gz" else data
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
