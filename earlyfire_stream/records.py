@@ -1046,7 +1046,8 @@ def read_shots(path: Path) -> Sequence[Shot]:
 def read_run(folder: Path) -> Mapping[str, Any]:
     """Its run.json. UsageError for a folder that is no run's, RunFolderError for a broken one."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such run folder")
+        what = "a file; name the run folder it lies in" if folder.exists() else "no such run folder"
+        raise UsageError(f"{folder}: {what}")
     path = folder / RUN_FILE
     try:
         run = orjson.loads(path.read_bytes())

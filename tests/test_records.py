@@ -619,6 +619,12 @@ def test_a_folder_that_does_not_exist_is_the_callers_mistake(tmp_path: Path) -> 
         load(tmp_path / "nowhere")
 
 
+def test_a_file_of_a_run_folder_is_told_from_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "score.json").write_text("{}")
+    with pytest.raises(UsageError, match="a file; name the run folder it lies in"):
+        load(tmp_path / "score.json")
+
+
 def test_a_folder_without_run_json_is_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no run folder \(it holds no run\.json\)"):
         load(tmp_path)

@@ -87,6 +87,11 @@ def test_an_unknown_scenario_is_answered_with_the_nearest_one() -> None:
         find("x/y.yaml")
 
 
+def test_a_folder_is_no_scenario_and_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a folder; name the scenario file in it"):
+        find(tmp_path)
+
+
 @pytest.mark.parametrize("template", ["small", "video", "figlib", "rtsp"])
 def test_a_starter_file_is_a_valid_scenario_once_its_files_are_there(
     template: str, tmp_path: Path

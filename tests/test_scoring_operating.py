@@ -145,6 +145,11 @@ def test_thresholds_that_are_none_are_refused_with_an_example(text: str) -> None
         parse_thresholds(text)
 
 
+def test_a_step_that_makes_millions_of_thresholds_is_refused_for_that() -> None:
+    with pytest.raises(UsageError, match="more than 1,000 points"):
+        parse_thresholds("0:1:1e-6")
+
+
 def test_policies_are_k_of_n() -> None:
     assert parse_policies("1of1, 2of3,1of1") == ((1, 1), (2, 3))
 

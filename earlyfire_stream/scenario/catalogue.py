@@ -47,7 +47,10 @@ def find(name_or_path: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if path.parent.name == "scenarios" and (found := shipped.get(path.stem)):
             return found
-        raise UsageError(f"{path}: there is no such scenario file")
+        if not path.is_dir():
+            raise UsageError(f"{path}: there is no such scenario file")
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder; name the scenario file in it")
     close = difflib.get_close_matches(str(name_or_path), list(shipped), 1)
     hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(sorted(shipped))}"
     raise UsageError(f"{name_or_path}: there is no such scenario ({hint})")

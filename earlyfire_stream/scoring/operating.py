@@ -202,8 +202,12 @@ def _stretch(part: str, before: Sequence[Decimal]) -> list[Decimal]:
     else:
         first = last = Decimal(part)
         step = DEFAULT_STEP
-    if not (0 <= first <= last <= 1 and step > 0 and (last - first) / step <= MOST_POINTS):
+    if not (0 <= first <= last <= 1 and step > 0):
         raise ValueError
+    if (last - first) / step > MOST_POINTS:
+        raise UsageError(
+            f"--threshold {part!r}: more than {MOST_POINTS:,} points; write 0.1:0.9:0.1"
+        )
     return [first + step * i for i in range(int((last - first) / step) + 1)]
 
 
