@@ -703,6 +703,17 @@ def test_mixed_sizes_are_refused_and_can_be_left_out_with_their_reason(tmp_path:
     assert "is 80x60" in out.read_text()
 
 
+def test_a_figlib_folder_without_pictures_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    figlib(tmp_path / "data", "20160604_FIRE_a", [-60, 0, 60], make=jpeg)
+    (tmp_path / "data" / "20160605_FIRE_b").mkdir()
+    (tmp_path / "data" / "notes").mkdir()
+    settings = {"layout": "figlib", "path": str(tmp_path / "data")}
+    with pytest.raises(UsageError, match="20160605_FIRE_b: holds no picture"):
+        import_dataset(settings, tmp_path / "out.yaml")
+    done = import_dataset(settings, tmp_path / "out.yaml", skip_broken=True)
+    assert [fault.name for fault in done.skipped] == ["20160605_FIRE_b"]
+
+
 def test_an_image_that_cannot_be_read_is_told_and_a_folder_of_them_refused(
     tmp_path: Path,
 ) -> None:

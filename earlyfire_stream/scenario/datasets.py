@@ -309,8 +309,15 @@ class _Root:
         """Names given in the scenario itself that no recording has: slips of the pen."""
         return sorted(self._only.spelled | self._skip.spelled)
 
-    def folders(self, wanted: Callable[[str, list[str]], bool]) -> list[tuple[str, list[str]]]:
-        """(place, its images in order) of every folder below that has images and is wanted."""
+    def folders(
+        self,
+        wanted: Callable[[str, list[str]], bool],
+        though_empty: Callable[[str], bool] | None = None,
+    ) -> list[tuple[str, list[str]]]:
+        """(place, its images in order) of every folder below that has images and is wanted.
+
+        `though_empty` says of a folder that holds nothing to look into whether it belongs to them.
+        """
         found: list[tuple[str, list[str]]] = []
         seen: set[tuple[int, int]] = set()
 
@@ -327,6 +334,8 @@ class _Root:
                 return
             with os.scandir(real) as entries:
                 below = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+            if not images and not below and though_empty is not None and though_empty(place):
+                found.append((place, []))
             for name in sorted(below, key=natural_key):
                 visit(f"{place}/{name}" if place else name, depth + 1)
 
@@ -420,6 +429,8 @@ def _figlib(root: _Root, found: Found) -> None:
             else:
                 stamps.append((float(read[1]), float(read[2]), image))
         where = place or name
+        if not images:
+            raise _Skip(f"{where}: holds no picture", "fetch it again, or skip the folder")
         if strange:
             raise _Skip(
                 f"{where}/{strange[0]}: is no FIgLib name ({len(strange)} of {len(images)} images)",
@@ -470,8 +481,11 @@ def _figlib(root: _Root, found: Found) -> None:
     def is_sequence(_: str, images: list[str]) -> bool:
         return any(_FIGLIB_FILE.fullmatch(image) for image in images)
 
+    def is_named_like_one(place: str) -> bool:
+        return _FIGLIB_FOLDER.fullmatch(place.rpartition("/")[2]) is not None
+
     def all_of_them() -> Iterable[_Wanted]:
-        for place, images in root.folders(is_sequence):
+        for place, images in root.folders(is_sequence, is_named_like_one):
             name = _told(place, root)
             yield name, place, _group(name), partial(recording, place, images, name)
 
