@@ -218,6 +218,7 @@ def test_every_frame_stands_in_its_camera_s_timeline() -> None:
     assert sum(lane["bins"]["n"]) == 43
     assert sum(lane["bins"]["S"]) == 38
     assert lane["fires"] == [["f1", 2400.0, None]]
+    assert lane["until"] == 4860.0  # the 81st frame, and the minute that it stands for
 
 
 def test_what_each_term_costs_is_told() -> None:

@@ -465,6 +465,8 @@ def _lane(
         "id": plan.id,
         "truth": plan.truth,
         "fires": [[f.id, _plain(f.onset), _plain(f.end)] for f in plan.fires],
+        # a recording may be shorter than the run: nobody knows what burns after its last frame
+        "until": _plain(float(at[-1]) + (plan.cadence_s or 0.0)) if len(at) else None,
         "outages": [[_plain(a), _plain(b)] for a, b in plan.outages],
         "alarms": marks,
         "alarms_hidden": len(by_seq) - len(marks),

@@ -47,7 +47,7 @@ const timeline = (run) => {
   }
   function scenery(pen, lane, X, width, height) {
     for (const [, onset, over] of lane.fires) {
-      const from = Math.max(0, X(onset)), to = Math.min(width, X(over === null ? run.end : over));
+      const from = Math.max(0, X(onset)), to = Math.min(width, X(over ?? lane.until ?? run.end));
       if (to <= from) continue;
       pen.fillStyle = colours.fire;
       pen.fillRect(from, 0, Math.max(2, to - from), height);
