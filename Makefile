@@ -45,8 +45,8 @@ demo: $(VENV)/.base
 	@$(BIN)/earlyfire run scenarios/demo.yaml
 
 test: $(VENV)/.dev mosquitto chromium prometheus
-	@echo "== tests =="
-	@$(BIN)/python -m pytest
+	@echo "== tests: two processes, each a file at a time =="
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 mosquitto:
 	@if command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto; then :; \

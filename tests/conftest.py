@@ -31,7 +31,14 @@ def left_out(what: str) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
-    return _nothing_is_skipped_in_ci((yield))
+    report = _nothing_is_skipped_in_ci((yield))
+    # Reports of several processes travel as UTF-8, which half a surrogate pair is not.
+    report.sections = [(title, _printable(text)) for title, text in report.sections]
+    return report
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.hookimpl(wrapper=True)
