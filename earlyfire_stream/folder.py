@@ -25,6 +25,7 @@ from earlyfire_stream.contract import prompt
 from earlyfire_stream.engines.base import Traits
 from earlyfire_stream.errors import RunFolderError
 from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, key_frame, write_json
+from earlyfire_stream.scenario.fleet import planned_faults
 from earlyfire_stream.scenario.load import Loaded, digest, resolved
 
 KEY_FRAMES = 200
@@ -85,6 +86,7 @@ class RunFile:
                 part: settings[part] for part in ("sampling", "budget", "alarm", "engine")
             },
             "cameras": plans,
+            "faults": planned_faults(scenario),
             "part": part,
             "versions": _versions(),
             "host": _host(),

@@ -19,6 +19,7 @@ __all__ = [
     "Answer",
     "CameraPlan",
     "Explanation",
+    "FaultPlan",
     "FirePlan",
     "FrameRecord",
     "FrameTable",
@@ -34,6 +35,7 @@ __all__ = [
     "Tail",
     "key_frame",
     "load",
+    "read_faults",
     "read_logs",
     "read_plans",
     "read_run",
@@ -234,6 +236,26 @@ class CameraPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultPlan:
+    """One scripted fault, as the scenario states it. Scenario seconds.
+
+    What it really did and when stands in the notes `fault`: `id`, `kind`, `state` (`begun`, `over`,
+    `failed`), `scenario_s` and `detail`.
+    """
+
+    id: str
+    kind: str
+    start: float
+    end: float
+    """Excluded; equal to `start` for what happens in a moment."""
+    cameras: tuple[str, ...] = ()
+    """The cameras it meets; empty where it meets them all, or what they share."""
+
+    def meets(self, camera: str) -> bool:
+        return not self.cameras or camera in self.cameras
+
+
+@dataclass(frozen=True, slots=True)
 class RunLog:
     """A run folder, read. Frames and shots are in no particular order."""
 
@@ -244,7 +266,7 @@ class RunLog:
     frames: Sequence[FrameRecord]
     alarms: Sequence[AlarmRecord]
     notes: Sequence[Mapping[str, Any]]
-    """Session starts and ends, outages: `what`, `wall_ns` and more."""
+    """Session ends, faults, pulses: `what`, `wall_ns` and more."""
     duplicates: int
     """Deliveries of a frame that had come before."""
     complete: bool
@@ -260,6 +282,8 @@ class RunLog:
     """Of several folders read as one (`merged`): each of them, as its pictures are in it."""
     doubts: Sequence[str] = ()
     """What a reader must know of how it was put together."""
+    faults: Sequence[FaultPlan] = ()
+    """What went wrong on purpose, in order of its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +331,7 @@ class Playing:
     """Scenario seconds to play; None where the footage decides."""
     network_outages: tuple[tuple[float, float], ...] = ()
     """Scripted (start, end) of a camera's network, scenario seconds; one for each camera."""
+    faults: tuple[FaultPlan, ...] = ()
 
 
 class Observer(Protocol):
@@ -998,6 +1023,17 @@ def read_plans(run: Mapping[str, Any]) -> tuple[CameraPlan, ...]:
         raise RunFolderError(f"{RUN_FILE}: its cameras cannot be read: {why!s:.200}") from why
 
 
+def read_faults(run: Mapping[str, Any]) -> tuple[FaultPlan, ...]:
+    """The scripted faults of a run.json; none where it is older than they are."""
+    try:
+        return tuple(
+            FaultPlan(**{**fault, "cameras": tuple(fault["cameras"])})
+            for fault in run.get("faults") or ()
+        )
+    except (LookupError, TypeError, ValueError) as why:
+        raise RunFolderError(f"{RUN_FILE}: its faults cannot be read: {why!s:.200}") from why
+
+
 def read_logs(
     run: Mapping[str, Any],
     plans: Sequence[CameraPlan],
@@ -1033,6 +1069,7 @@ def read_logs(
         duration_s=run.get("played_s"),
         speed=float(run["speed"]),
         alarm_policy=run["settings"]["alarm"],
+        faults=read_faults(run),
     )
 
 

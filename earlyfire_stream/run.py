@@ -69,7 +69,13 @@ from earlyfire_stream.reel import (
     close,
 )
 from earlyfire_stream.report import page
-from earlyfire_stream.scenario.fleet import expand, plan, plays_native_times, told_by_source
+from earlyfire_stream.scenario.fleet import (
+    expand,
+    plan,
+    planned_faults,
+    plays_native_times,
+    told_by_source,
+)
 from earlyfire_stream.scenario.load import Loaded, digest
 from earlyfire_stream.scenario.models import Camera, Scenario
 from earlyfire_stream.scoring import Score, score
@@ -849,6 +855,7 @@ def _playing(role: str, run: str, scenario: Scenario, traits: Traits | None = No
         clock=scenario.clock,
         duration_s=scenario.duration,
         network_outages=tuple((window.start, window.end) for window in cut),
+        faults=planned_faults(scenario),
     )
 
 

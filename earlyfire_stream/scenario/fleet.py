@@ -14,6 +14,7 @@ __all__ = [
     "in_shard",
     "phases",
     "plan",
+    "planned_faults",
     "plays_native_times",
     "share",
     "told_by_source",
@@ -21,9 +22,11 @@ __all__ = [
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
-from earlyfire_stream.records import CameraPlan, FirePlan
+from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan
 from earlyfire_stream.scenario.models import Camera, Fire, Scenario, Source, Vary
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -149,6 +152,24 @@ def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0)
         ignore=camera.ignore,
         outages=tuple((w.start, w.end) for w in camera.outages),
     )
+
+
+def planned_faults(scenario: Scenario) -> tuple[FaultPlan, ...]:
+    """The scripted faults with the cameras that each meets, in order of their start."""
+    cameras = [camera.id for camera in expand(scenario)]
+    kinds = Counter(fault.kind for fault in scenario.faults)
+    seen: Counter[str] = Counter()
+    planned = []
+    for fault in scenario.faults:
+        seen[fault.kind] += 1
+        numbered = f"{fault.kind}-{seen[fault.kind]}" if kinds[fault.kind] > 1 else fault.kind
+        met = tuple(c for c in cameras if _matches(c, fault.cameras))
+        planned.append(FaultPlan(fault.id or numbered, fault.kind, fault.start, fault.until, met))
+    return tuple(sorted(planned, key=lambda fault: fault.start))
+
+
+def _matches(camera: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(camera, pattern) for pattern in patterns)
 
 
 def plan(

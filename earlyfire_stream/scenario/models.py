@@ -12,6 +12,7 @@ from __future__ import annotations
 
 __all__ = [
     "ENGINES",
+    "FAULTS",
     "AlarmPolicy",
     "BoxAt",
     "Budget",
@@ -21,6 +22,8 @@ __all__ = [
     "Dataset",
     "Engine",
     "EngineName",
+    "Fault",
+    "FaultKind",
     "Fire",
     "ImagesSource",
     "Layout",
@@ -549,6 +552,130 @@ SPLIT = re.compile(r"(train|test):(0?\.[0-9]{1,6}|0|1|1\.0)")
 """`train:0.8`, `test:0.2`."""
 
 
+# --- what goes wrong, and when -------------------------------------------------------------------
+
+FaultKind = Literal[
+    "broker-restart",
+    "broker-gone",
+    "broker-refuses",
+    "broker-slow",
+    "broker-disconnects",
+    "network-delay",
+    "network-jitter",
+    "network-loss",
+    "network-partition",
+    "camera-flap",
+    "camera-frozen",
+    "camera-black",
+    "camera-clock",
+    "camera-duplicate",
+    "camera-reorder",
+    "camera-corrupt",
+    "camera-wrong-size",
+    "camera-storm",
+    "engine-overloaded",
+    "engine-hang",
+    "engine-slow",
+    "engine-garbage",
+    "engine-endless",
+    "engine-half",
+    "engine-restart",
+    "engine-out-of-memory",
+    "host-disk-full",
+    "host-cpu",
+    "host-consumer-killed",
+    "host-worker-killed",
+]
+FAULTS: tuple[str, ...] = get_args(FaultKind)
+_MOMENTARY = frozenset(
+    {"broker-restart", "broker-disconnects", "camera-storm", "host-worker-killed"}
+)
+_OF_CAMERAS = ("cameras",)
+_FAULT_TAKES: Mapping[str, tuple[str, ...]] = {
+    "broker-refuses": ("side",),
+    "broker-slow": ("side", "rate"),
+    "broker-disconnects": ("side", *_OF_CAMERAS),
+    "network-delay": (*_OF_CAMERAS, "delay"),
+    "network-jitter": (*_OF_CAMERAS, "delay"),
+    "network-loss": (*_OF_CAMERAS, "share"),
+    "network-partition": ("side",),
+    "camera-flap": (*_OF_CAMERAS, "period"),
+    "camera-frozen": _OF_CAMERAS,
+    "camera-black": _OF_CAMERAS,
+    "camera-clock": (*_OF_CAMERAS, "shift"),
+    "camera-duplicate": (*_OF_CAMERAS, "share"),
+    "camera-reorder": (*_OF_CAMERAS, "share"),
+    "camera-corrupt": (*_OF_CAMERAS, "share"),
+    "camera-wrong-size": (*_OF_CAMERAS, "height"),
+    "engine-slow": ("factor",),
+    "host-cpu": ("processes",),
+}
+"""What each kind leaves open, beside `id`, `start` and `end`."""
+_FAULT_OPEN = tuple(dict.fromkeys(name for names in _FAULT_TAKES.values() for name in names))
+
+
+class Fault(Model):
+    """Something that goes wrong at a stated time, on purpose. Scenario seconds.
+
+    Unlike a camera's `outages` and `network`, which belong to the scene and count against nobody,
+    a fault is recorded, drawn, and scored by what it did.
+    """
+
+    kind: FaultKind
+    id: Name | None = None
+    """Its name in the report; None: its kind, with a number where there are several."""
+    start: Duration
+    end: Duration | None = None
+    """Excluded. None for what happens in a moment: broker-restart, broker-disconnects,
+    camera-storm, host-worker-killed."""
+    cameras: tuple[str, ...] = ()
+    """Ids or patterns (`ridge-*`) of the cameras it meets; none: all of them."""
+    side: Literal["both", "cameras", "consumer"] = "both"
+    """Whose connections to the broker it meets."""
+    delay: Duration = 0.5
+    """network-delay: added to each frame, wall seconds; network-jitter: the standard deviation of
+    what is added."""
+    share: Unit = 0.3
+    """Of the frames in the window that are lost, doubled, reordered or corrupt."""
+    period: Duration = 10.0
+    """camera-flap: off for half of it, on for the other half."""
+    shift: Seconds = 120.0
+    """camera-clock: the camera's clock is ahead by this many wall seconds; below 0: behind."""
+    height: Annotated[int, Field(ge=16, le=2160)] = 180
+    """camera-wrong-size: the picture is sent at this height, its aspect kept."""
+    rate: Annotated[float, Field(gt=0)] = 50_000.0
+    """broker-slow: bytes a second that pass each connection, each way."""
+    factor: Annotated[float, Field(gt=1, le=1000)] = 5.0
+    """engine-slow: every answer takes this many times as long."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 2
+    """host-cpu: processes that do nothing but take time of the processor."""
+
+    @property
+    def until(self) -> float:
+        """Where it ends; the start of what happens in a moment."""
+        return self.start if self.end is None else self.end
+
+    def conflicts(self) -> Iterator[Conflict]:
+        takes = _FAULT_TAKES.get(self.kind, ())
+        for name in _FAULT_OPEN:
+            if name in self.model_fields_set and name not in takes:
+                if getattr(self, name) == type(self).model_fields[name].default:
+                    continue  # written out, as in a resolved scenario
+                known = ", ".join(("id", "start", "end", *takes))
+                yield Conflict((name,), f"has no meaning for {self.kind}", f"it takes {known}")
+        if self.kind in _MOMENTARY:
+            if self.end is not None:
+                yield Conflict(("end",), f"{self.kind} happens in a moment", "remove it")
+        elif self.end is None:
+            yield Conflict(("end",), "is missing", "write when the fault ends, such as end: 60s")
+        elif self.end <= self.start:
+            yield Conflict(
+                ("end",), f"must come after start ({self.start:g} s), not at {self.end:g} s"
+            )
+        if self.period == 0:
+            yield Conflict(("period",), "must be above 0")
+
+
 # --- how the consumer works ----------------------------------------------------------------------
 
 
@@ -720,6 +847,8 @@ class Scenario(Model):
     budget: Budget = Budget()
     alarm: AlarmPolicy = AlarmPolicy()
     engine: Engine = Engine()
+    faults: tuple[Fault, ...] = ()
+    """What goes wrong on purpose, and when."""
 
     def conflicts(self) -> Iterator[Conflict]:
         if not self.cameras and not self.datasets:
@@ -735,6 +864,13 @@ class Scenario(Model):
             for i, camera in enumerate(self.cameras):
                 for conflict in _after_the_end(camera, self.duration):
                     yield Conflict(("cameras", i, *conflict.at), conflict.message, conflict.hint)
+            for i, fault in enumerate(self.faults):
+                if fault.start >= self.duration:
+                    yield Conflict(
+                        ("faults", i, "start"),
+                        f"begins at {fault.start:g} s, after the scenario's end at "
+                        f"{self.duration:g} s",
+                    )
         elif not self.datasets and not any(_ends(camera) for camera in self.cameras):
             yield Conflict(
                 ("duration",),

@@ -31,6 +31,7 @@ from earlyfire_stream.worker.service import KEY_VARIABLE, ModelBroken, Service, 
 log = logging.getLogger(__name__)
 
 MODEL_BROKE = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def worker(
@@ -139,22 +140,26 @@ async def _serve(settings: WorkerSettings) -> bool:
 
     signalled = False
 
-    def told(number: int) -> None:
+    def told(number: int, _frame: object) -> None:
         nonlocal signalled
         if signalled:  # a supervisor closes standard input and signals: that is one wish
             os._exit(128 + number)
         signalled = True
         log.info("told to stop by %s", signal.Signals(number).name)
-        stop.set()
+        loop.call_soon_threadsafe(stop.set)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told, number)
+    for number in STOP_SIGNALS:
+        signal.signal(number, told)
     async with Service(settings, lambda: load_model(settings.model, _say)) as service:
         line = {"listening": service.url, "model": settings.name}
         print(orjson.dumps(line).decode(), flush=True)
         if settings.stdin_guard:
             threading.Thread(target=_guard, args=(loop, stop), name="stdin", daemon=True).start()
         await service.work(stop)
+    # A signal that comes while the process ends asks for what is done already. The loop's own
+    # handlers would be gone by then, and it would kill.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     return service.busy
 
 
