@@ -23,10 +23,17 @@ import numpy.typing as npt
 import orjson
 
 from earlyfire_stream.alarms import AlarmPolicyState, Polygon, heed, observe
+from earlyfire_stream.breaker import Breaker
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import Parsed, prompt, read_reply
 from earlyfire_stream.engines.base import Engine, Reply, Request, Traits
-from earlyfire_stream.errors import EngineError, EngineOverloaded, EngineTimeout, UsageError
+from earlyfire_stream.errors import (
+    EngineError,
+    EngineOverloaded,
+    EngineTimeout,
+    EngineUnavailable,
+    UsageError,
+)
 from earlyfire_stream.frames import Capture, Frame, FrameLimits, Refused, identity, parse, shard_of
 from earlyfire_stream.gaps import Coming, Gaps
 from earlyfire_stream.knee import Knee
@@ -226,6 +233,7 @@ class Consumer:
         seeks = wanted == "auto" and traits.seeks_knee
         self._knee = Knee(first, traits.max_concurrency) if seeks else None
         self._workers = traits.max_concurrency if seeks else first
+        self._breaker = Breaker()
         self._cameras: dict[str, _Camera] = {}
         self._suspected: set[str] = set()
         """All that are under suspicion, and some that no longer are."""
@@ -633,6 +641,7 @@ class Consumer:
     async def _work(self) -> None:
         while True:
             waiting = await self._next()
+            asks_again = self._breaker.sent()
             self._in_flight[waiting.camera] = waiting
             self._asking += 1
             question: Request | None = None
@@ -642,6 +651,8 @@ class Consumer:
                         question = await self._look(waiting)
                 finally:
                     self._mailbox.done(waiting.camera)
+                    if asks_again:
+                        self._breaker.done()
                 self._wake.set()
                 if question is not None:
                     await self._explain(question)
@@ -656,6 +667,14 @@ class Consumer:
             if self._asking >= self.limit:
                 self._wake.clear()
                 await self._wake.wait()
+                continue
+            rest_s = self._breaker.wait_s(self._now_s())
+            if rest_s is None or (rest_s > 0 and not len(self._mailbox)):
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            if rest_s > 0:
+                await asyncio.sleep(rest_s)
                 continue
             pause_s = self._budget.wait_s(self._last_tokens, self._now_s())
             if pause_s > 0 and len(self._mailbox):
@@ -688,6 +707,9 @@ class Consumer:
         return round(self._scenario.engine.deadline * 1e9)
 
     def _expire(self, waiting: Waiting) -> None:
+        if self._breaker.is_open:
+            self._fate(waiting, Fate.EXPIRED, Reason.UNAVAILABLE, admitted=True)
+            return
         # If the budget held a worker back while this frame waited, the budget is to blame.
         blame_budget = self._throttled_until_ns > waiting.received_ns
         fate = Fate.OVER_BUDGET if blame_budget else Fate.EXPIRED
@@ -873,14 +895,40 @@ class Consumer:
         limit_s = min(self._scenario.engine.timeout, (request.deadline_ns - started_ns) / 1e9)
         try:
             async with asyncio.timeout(max(0.0, limit_s)):
-                return await self._engine.infer(request)
+                reply = await self._engine.infer(request)
         except TimeoutError:
+            self._timed_out(started_ns)
             raise EngineTimeout("no answer") from None
+        except EngineTimeout:
+            self._timed_out(started_ns)
+            raise
+        except EngineUnavailable:
+            self._unanswered()
+            raise
         except EngineError:
+            self._somebody()
             raise
         except Exception as why:  # an engine's bug must not end the run: this is its boundary
+            self._somebody()
             log.exception("engine %s failed on a frame", self._engine.traits.name)
             raise EngineError(f"{type(why).__name__}: {why}") from why
+        self._somebody()
+        return reply
+
+    def _timed_out(self, started_ns: int) -> None:
+        """A frame that had little time left when it was sent says nothing about the engine."""
+        usual_s = min(self._scenario.engine.timeout, self._scenario.engine.deadline)
+        if self._breaker.is_open or self._now_s() - started_ns / 1e9 >= usual_s / 2:
+            self._unanswered()
+
+    def _unanswered(self) -> None:
+        if self._breaker.failed(self._now_s()):
+            log.warning("the engine does not answer: one frame at a time asks until it does")
+
+    def _somebody(self) -> None:
+        """Whatever it said, somebody is there."""
+        if self._breaker.answered():
+            log.warning("the engine answers again")
 
     async def _explain(self, question: Request) -> None:
         """Ask for the reasons of a verdict that is known, recorded and acted upon already."""

@@ -320,6 +320,82 @@ def test_an_engines_failure_is_a_fate_and_the_next_frame_goes_on(
     assert failed.answer.answered_ns == VIRTUAL_EPOCH_NS + SECOND // 10
 
 
+def dead_until(at: float, clocks: list[Clock], **how: Any) -> Script:
+    return lambda _: Say(**how) if clocks[0].now() < at else Say()
+
+
+def test_a_dead_engine_is_asked_ever_more_rarely_until_it_answers() -> None:
+    clocks: list[Clock] = []
+
+    async def feed(stage: Stage) -> None:
+        clocks.append(stage.clock)
+        await stage.stream("a", 24)
+        stage.end()
+
+    stage = watched(feed, dead_until(20.0, clocks, error=EngineUnavailable("away")))
+    # Five failures open it; each question takes 0.1 s, the rests are 0.5, 1, 2, 4 and 8 s.
+    asked = [at for _, _, at in stage.engine.asked]
+    assert asked[:10] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.1, 8.2, 12.3, 20.4]
+    assert Counter(stage.fates().values()) == {
+        (Fate.ENGINE_ERROR, Reason.UNAVAILABLE): 9,
+        DONE: 15,
+    }
+    assert stage.recorded() == stage.scheduled()
+
+
+def test_frames_that_a_dead_engine_keeps_waiting_expire_for_that_reason() -> None:
+    clocks: list[Clock] = []
+
+    async def feed(stage: Stage) -> None:
+        clocks.append(stage.clock)
+        await stage.stream("a", 24)
+        stage.end()
+
+    stage = watched(
+        feed,
+        dead_until(20.0, clocks, error=EngineUnavailable("away")),
+        engine={"concurrency": 1, "deadline": 4},
+    )
+    fates = stage.fates()
+    # Asked at 12.3 s, and not again before 20.4 s: what was captured in between waited 4 s.
+    assert {fates[seq] for seq in range(10, 16)} == {(Fate.EXPIRED, Reason.UNAVAILABLE)}
+    assert fates[23] == DONE
+    assert stage.recorded() == stage.scheduled()
+
+
+def test_an_engine_that_hangs_is_one_that_does_not_answer() -> None:
+    clocks: list[Clock] = []
+
+    async def feed(stage: Stage) -> None:
+        clocks.append(stage.clock)
+        await stage.stream("a", 40)
+        stage.end()
+
+    stage = watched(
+        feed, dead_until(20.0, clocks, hangs=True), engine={"concurrency": 4, "timeout": 2}
+    )
+    # One a camera at a time: five of them given up after 2 s each, then one question after another.
+    assert [at for _, _, at in stage.engine.asked][:9] == [0, 2, 4, 6, 8, 10.5, 13.5, 17.5, 23.5]
+    assert stage.fates()[39] == DONE
+
+
+def test_an_engine_that_is_busy_or_rejects_is_alive() -> None:
+    for error in (EngineOverloaded("busy"), EngineRejected("no"), EngineError("?")):
+        stage = watched(only(a=(12, 1.0)), lambda _, why=error: Say(error=why))
+        assert [at for _, _, at in stage.engine.asked] == [float(n) for n in range(12)]
+
+
+def test_a_frame_with_little_time_left_says_nothing_about_the_engine() -> None:
+    async def feed(stage: Stage) -> None:
+        for seq in range(12):
+            await stage.clock.until(20.0 + seq)
+            stage.deliver("a", seq, at=stage.clock.now() - 4.0)  # 1 s is left
+        stage.end()
+
+    stage = watched(feed, lambda _: Say(hangs=True), engine={"concurrency": 1, "deadline": 5})
+    assert len(stage.engine.asked) == 12
+
+
 def test_an_engine_that_hangs_is_given_up_after_its_timeout() -> None:
     stage = watched(
         only(a=(1, 1.0)), lambda _: Say(hangs=True), engine={"concurrency": 1, "timeout": 2}

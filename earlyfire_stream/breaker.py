@@ -1,0 +1,73 @@
+"""When an engine that does not answer is left alone, and when it is tried again.
+
+Each frame sent to a dead engine meets its fate as an error, and the next one with it. `Breaker`
+opens after `TROUBLE` failures in a row: from then on frames wait, each giving way to a fresher one
+of its camera, and one request at a time asks whether somebody answers again, after 0.5 s, 1 s, 2 s
+... at most `LONGEST_REST_S` apart. The first answer closes it. So an engine that comes back gets
+the freshest frames there are, within that time of its return. (The pattern is M. Nygard's circuit
+breaker, Release It!, 2007.) Instants are wall seconds.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Breaker"]
+
+from dataclasses import dataclass
+
+TROUBLE = 5
+"""Failures without an answer between them: fewer happen to a live engine that is restarted."""
+FIRST_REST_S = 0.5
+LONGEST_REST_S = 8.0
+"""What the rest may add to the time until an alarm, once the engine is back."""
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Closed to begin with: nothing waits."""
+
+    _failures: int = 0
+    _rest_s: float = FIRST_REST_S
+    _again_at_s: float = 0.0
+    _probing: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._failures >= TROUBLE
+
+    def wait_s(self, now_s: float) -> float | None:
+        """How long the next request has to wait, 0 for none; None: until the one under way ends."""
+        if not self.is_open:
+            return 0.0
+        if self._probing:
+            return None
+        return max(0.0, self._again_at_s - now_s)
+
+    def sent(self) -> bool:
+        """A request goes out. True if it is the one that asks whether somebody is there."""
+        self._probing = self.is_open
+        return self._probing
+
+    def done(self) -> None:
+        """The request that asked has ended, perhaps without having been sent at all."""
+        self._probing = False
+
+    def answered(self) -> bool:
+        """Somebody answered, whatever it was. True if it was closed by that."""
+        was_open = self.is_open
+        self._failures = 0
+        self._rest_s = FIRST_REST_S
+        self._probing = False
+        return was_open
+
+    def failed(self, now_s: float) -> bool:
+        """Nobody answered. True if it was opened by that."""
+        was_open = self.is_open
+        self._failures += 1
+        if was_open and not self._probing:
+            return False  # it was under way when others had failed already
+        if self.is_open:
+            if self._probing:
+                self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
+            self._again_at_s = now_s + self._rest_s
+            self._probing = False
+        return self.is_open and not was_open
