@@ -49,6 +49,7 @@ import errno
 import gzip
 import io
 import itertools
+import logging
 import math
 import os
 import pickle
@@ -76,6 +77,8 @@ from earlyfire_stream.clock import Clock, VirtualLoop
 from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
 
+log = logging.getLogger(__name__)
+
 E = TypeVar("E")
 T = TypeVar("T")
 
@@ -85,6 +88,8 @@ GAUGES_LOG = "engine.jsonl"
 """What the engine's server told of itself during the run, where that was asked for."""
 RUN_FILE = "run.json"
 READ_BYTES = 1 << 20
+HELD_BYTES = 64_000_000
+"""What a log keeps in memory while the disk is full: some 100,000 frames."""
 APART_BYTES = 16_000_000
 """On disk, from which on a second process is worth its start of a third of a second."""
 
@@ -371,9 +376,10 @@ Entry: TypeAlias = Shot | FrameRecord | AlarmRecord | Explanation
 class Log:
     """An append-only log: lines are buffered and written every second, off the event loop.
 
-    A write that fails (disk full) ends the log: it is raised from `failed()` at once and from
-    leaving the context, as RunFolderError. Past `rotate_bytes` the file is set aside as
-    `<name>-0001.jsonl.gz` and a new one begun.
+    While the disk is full up to `held_bytes` wait in memory and are written when there is room
+    again. More than that, or any other write that fails, ends the log: it is raised from `failed()`
+    at once and from leaving the context, as RunFolderError. Past `rotate_bytes` the file is set
+    aside as `<name>-0001.jsonl.gz` and a new one begun.
 
     `behind` another log, what that was told first is written first: of a process that is killed,
     or whose disk is full, no fate is known of a frame whose schedule is not.
@@ -382,10 +388,22 @@ class Log:
     FLUSH_S = 1.0
 
     def __init__(
-        self, path: Path, rotate_bytes: int = 256_000_000, *, behind: Log | None = None
+        self,
+        path: Path,
+        rotate_bytes: int = 256_000_000,
+        *,
+        behind: Log | None = None,
+        held_bytes: int = HELD_BYTES,
     ) -> None:
         self.path = path
+        self.no_room = False
+        """A scripted fault: writing fails as on a full disk."""
         self._behind = behind
+        self._held_bytes = held_bytes
+        self._held = bytearray()
+        """Lines that are next to be written; the first may be the rest of one."""
+        self._waits = False
+        """The disk was full when we last tried."""
         self._rotate_bytes = rotate_bytes
         self._lines: list[bytes] = []
         self._file: BinaryIO | None = None
@@ -429,7 +447,7 @@ class Log:
         try:
             with contextlib.suppress(asyncio.CancelledError, RunFolderError):
                 await self._task
-            self._flush()
+            self._flush(last=True)
         finally:
             self._file.close()
 
@@ -447,30 +465,43 @@ class Log:
                 writing.add_done_callback(lambda done: done.cancelled() or done.exception())
                 await asyncio.shield(writing)
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         with self._writing:
             if self._failure is not None:
                 # Half a line may stand there; one more behind it would make it unreadable.
                 raise self._failure
             lines, self._lines = self._lines, []
-            if not lines:
+            self._held += b"".join(lines)
+            if not self._held:
                 return
             if self._behind is not None:
                 try:
-                    self._behind._flush()
+                    self._behind._flush(last=last)
                 except RunFolderError as why:
                     self._failure = why
                     raise
-            assert self._file is not None
-            data = memoryview(b"".join(lines))
             try:
-                while data:
-                    data = data[self._file.write(data) :]
-                if self._file.tell() >= self._rotate_bytes:
-                    self._rotate()
+                self._write_held()
             except OSError as why:
-                self._failure = _unwritable(self.path, why)
-                raise self._failure from why
+                full = why.errno in (errno.ENOSPC, errno.EDQUOT)
+                if not full or last or len(self._held) > self._held_bytes:
+                    self._failure = _unwritable(self.path, why)
+                    raise self._failure from why
+                if not self._waits:
+                    log.warning("%s: the disk is full; lines wait in memory", self.path)
+                self._waits = True
+
+    def _write_held(self) -> None:
+        assert self._file is not None
+        if self.no_room or (self._behind is not None and self._behind._waits):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        while self._held:
+            del self._held[: self._file.write(self._held)]
+        if self._waits:
+            log.warning("%s: there is room again; what waited is written", self.path)
+        self._waits = False
+        if self._file.tell() >= self._rotate_bytes:
+            self._rotate()
 
     def _rotate(self) -> None:
         assert self._file is not None
@@ -480,8 +511,15 @@ class Log:
         self.path.rename(part)
         self._file = self.path.open("ab", buffering=0)
         packed = part.with_suffix(".jsonl.gz.tmp")
-        with part.open("rb") as plain, gzip.open(packed, "wb", compresslevel=3) as gz:
-            shutil.copyfileobj(plain, gz)
+        try:
+            with part.open("rb") as plain, gzip.open(packed, "wb", compresslevel=3) as gz:
+                shutil.copyfileobj(plain, gz)
+        except OSError as why:
+            packed.unlink(missing_ok=True)
+            if why.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("%s: no room to pack it; it stays as it is", part)
+            return
         packed.rename(part.with_suffix(".jsonl.gz"))
         part.unlink()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -501,8 +502,9 @@ def full_log(folder: Path) -> Path:
 
 def test_a_full_disk_is_raised_to_whoever_waits_for_failure(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Log(full_log(tmp_path)) as log:
-            log.write(FRAME)
+        async with Log(full_log(tmp_path), held_bytes=10_000) as log:
+            for _ in range(100):  # more than may wait for room
+                log.write(FRAME)
             with pytest.raises(RunFolderError, match="the disk is full; free some space"):
                 await asyncio.wait_for(log.failed(), 5)
             raise RunFolderError("seen")
@@ -526,6 +528,51 @@ def test_a_full_disk_is_raised_from_leaving_though_nobody_waited(tmp_path: Path)
 
     with pytest.raises(RunFolderError, match="the disk is full"):
         virtual_run(late())
+
+
+def test_what_came_while_the_disk_was_full_is_written_once_there_is_room(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    path = full_log(folder)
+    real = folder / "real"
+
+    async def main() -> None:
+        async with Log(path) as log:
+            for seq in range(30):
+                log.write(Shot("north", seq, float(seq), seq))
+                await asyncio.sleep(1)
+                if seq == 19:
+                    assert log._file is not None
+                    with real.open("ab") as room:
+                        os.dup2(room.fileno(), log._file.fileno())
+
+    virtual_run(main())
+    path.unlink()
+    real.rename(path)
+    log = load(folder)
+    assert [shot.seq for shot in log.shots] == list(range(30))
+    assert log.torn_lines == 0
+
+
+def test_no_fate_is_written_while_the_schedule_waits_for_room(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+
+    async def main() -> None:
+        async with (
+            Log(folder / CAMERAS_LOG) as schedule,
+            Log(folder / RECORDS_LOG, behind=schedule) as fates,
+        ):
+            schedule.no_room = True
+            schedule.write(Shot("north", 0, 0.0, 0))
+            fates.write(FRAME)
+            await asyncio.sleep(3)
+            assert (folder / CAMERAS_LOG).read_bytes() == b""
+            assert (folder / RECORDS_LOG).read_bytes() == b""
+            schedule.no_room = False
+            await asyncio.sleep(3)
+            assert (folder / CAMERAS_LOG).read_bytes().count(b"\n") == 1
+            assert (folder / RECORDS_LOG).read_bytes().count(b"\n") == 1
+
+    virtual_run(main())
 
 
 def test_after_a_failed_write_nothing_is_put_behind_the_half_line(tmp_path: Path) -> None:
