@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {
     "camera": 4,
     "consumer": 4,
     "folder": 4,
+    "faults": 4,
     "run": 5,
     "bench": 6,
     "blocks": 6,

@@ -12,10 +12,12 @@ __all__ = [
     "declared_cadence",
     "expand",
     "in_shard",
+    "matches",
     "phases",
     "plan",
     "planned_faults",
     "plays_native_times",
+    "scripted",
     "share",
     "told_by_source",
 ]
@@ -27,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan
-from earlyfire_stream.scenario.models import Camera, Fire, Scenario, Source, Vary
+from earlyfire_stream.scenario.models import Camera, Fault, Fire, Scenario, Source, Vary
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, stay nearly even however many there are."""
@@ -155,20 +157,33 @@ def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0)
 
 
 def planned_faults(scenario: Scenario) -> tuple[FaultPlan, ...]:
-    """The scripted faults with the cameras that each meets, in order of their start."""
+    """The plans of the scripted faults, in order of their start."""
+    return tuple(plan for _, plan in scripted(scenario))
+
+
+def scripted(scenario: Scenario) -> tuple[tuple[Fault, FaultPlan], ...]:
+    """Each fault with the cameras that it meets, in order of their start.
+
+    A fault that meets none of the cameras there are is left out: they play in another part of the
+    fleet, and an empty list would mean all of these.
+    """
     cameras = [camera.id for camera in expand(scenario)]
     kinds = Counter(fault.kind for fault in scenario.faults)
     seen: Counter[str] = Counter()
-    planned = []
+    found = []
     for fault in scenario.faults:
         seen[fault.kind] += 1
         numbered = f"{fault.kind}-{seen[fault.kind]}" if kinds[fault.kind] > 1 else fault.kind
-        met = tuple(c for c in cameras if _matches(c, fault.cameras))
-        planned.append(FaultPlan(fault.id or numbered, fault.kind, fault.start, fault.until, met))
-    return tuple(sorted(planned, key=lambda fault: fault.start))
+        met = tuple(c for c in cameras if matches(c, fault.cameras))
+        if fault.cameras and not met:
+            continue
+        plan = FaultPlan(fault.id or numbered, fault.kind, fault.start, fault.until, met)
+        found.append((fault, plan))
+    return tuple(sorted(found, key=lambda one: one[1].start))
 
 
-def _matches(camera: str, patterns: Sequence[str]) -> bool:
+def matches(camera: str, patterns: Sequence[str]) -> bool:
+    """Is the camera's id one of these, or does it follow one of the patterns (`ridge-*`)?"""
     return any(fnmatchcase(camera, pattern) for pattern in patterns)
 
 

@@ -4,18 +4,23 @@ What happens to a frame is a pure function of (seed, camera, seq), so two runs l
 whatever else they do. A camera does not learn that its frame was lost on the way; every effect is
 counted here instead.
 
-Delay and jitter are wall seconds (latencies are), outages are scenario seconds. Like TCP, the
-network keeps a camera's frames in order; only `reorder` lets one fall behind its successor.
+On top of a camera's own network come spells, in which it is worse for a while (scripted faults).
+Each has a luck of its own, so that a spell changes nothing of what happens without it.
+
+Delay and jitter are wall seconds (latencies are), outages and spells are scenario seconds. Like
+TCP, the network keeps a camera's frames in order; only `reorder` lets one fall behind its
+successor.
 """
 
 from __future__ import annotations
 
-__all__ = ["Effect", "NetworkCounts", "NetworkLink", "effect_on"]
+__all__ = ["Effect", "NetworkCounts", "NetworkLink", "Spell", "effect_on"]
 
 import asyncio
 import hashlib
 import heapq
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from itertools import count
@@ -41,8 +46,30 @@ class Effect:
     held: bool
     delay_s: float
 
+    def __add__(self, other: Effect) -> Effect:
+        return Effect(
+            self.lost or other.lost,
+            self.duplicated or other.duplicated,
+            self.held or other.held,
+            self.delay_s + other.delay_s,
+        )
 
-def effect_on(network: Network, seed: int, camera: str, seq: int) -> Effect:
+
+_NONE = Effect(lost=False, duplicated=False, held=False, delay_s=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """From `start` to before `end` (scenario seconds) `network` lies on a camera's way as well."""
+
+    id: str
+    start: float
+    end: float
+    network: Network
+    """Its outages are not looked at: the spell is one itself where all is lost."""
+
+
+def effect_on(network: Network, seed: int | str, camera: str, seq: int) -> Effect:
     """The frame's luck, drawn from a hash of (seed, camera, seq): the same on every machine."""
     digest = hashlib.blake2b(f"{seed}/{camera}/{seq}".encode(), digest_size=32).digest()
     loss, duplicate, reorder, spread = (
@@ -100,8 +127,9 @@ class _Pending:
 class _Lane:
     """One camera's frames under way, the next one due on top."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, spells: Sequence[Spell]) -> None:
         self.network = network
+        self.spells = spells
         self.counts = NetworkCounts()
         self.heap: list[_Pending] = []
         self.last_due_ns = 0
@@ -113,6 +141,7 @@ class _Lane:
 class NetworkLink:
     """A `Link` in front of `inner`, which its owner opens and closes.
 
+    `spells` are by camera; what is in one is decided by the instant at which a frame is given.
     `hold_s` bounds how long a held frame waits for its successor, `drain_s` how long closing waits
     for frames under way; both in wall seconds.
     """
@@ -123,6 +152,7 @@ class NetworkLink:
         networks: Mapping[str, Network],
         clock: Clock,
         seed: int,
+        spells: Mapping[str, Sequence[Spell]] | None = None,
         *,
         max_pending_bytes: int = 256_000_000,
         hold_s: float = 5.0,
@@ -136,15 +166,26 @@ class NetworkLink:
         self._drain_s = drain_s
         self._pending_bytes = 0
         self._order = count()
-        self._lanes = {c: _Lane(n) for c, n in networks.items() if n != _PERFECT}
+        worse = spells or {}
+        self._lanes = {
+            c: _Lane(networks.get(c, _PERFECT), worse.get(c, ()))
+            for c in dict.fromkeys((*networks, *worse))
+            if networks.get(c, _PERFECT) != _PERFECT or worse.get(c)
+        }
+        self._touched: Counter[str] = Counter()
         self._crew = Crew()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def by_camera(self) -> Mapping[str, NetworkCounts]:
-        """Counts of the cameras whose network is not perfect."""
+        """Counts of the cameras whose network is not always perfect."""
         return {camera: lane.counts for camera, lane in self._lanes.items()}
+
+    @property
+    def touched(self) -> Mapping[str, int]:
+        """Spell -> how many frames it lost, doubled, held or delayed."""
+        return self._touched
 
     @property
     def counts(self) -> NetworkCounts:
@@ -187,6 +228,8 @@ class NetworkLink:
             counts.outage += 1
             return Reason.NONE
         effect = effect_on(network, self._seed, camera, seq)
+        if not effect.lost:
+            effect += self._worse(lane, camera, seq)
         if effect.lost:
             counts.lost += 1
             return Reason.NONE
@@ -210,6 +253,19 @@ class NetworkLink:
             self._idle.clear()
             self._crew.start(self._carry(lane, camera), name=f"network {camera}")
         return Reason.NONE
+
+    def _worse(self, lane: _Lane, camera: str, seq: int) -> Effect:
+        """What the spells that are on do to the frame."""
+        # in wall time: wall_of rounds, and a frame due at a spell's start must not fall before it
+        now_ns, of = self._clock.wall_ns(), self._clock.wall_of
+        total = _NONE
+        for spell in lane.spells:
+            if of(spell.start) <= now_ns < of(spell.end):
+                effect = effect_on(spell.network, f"{self._seed}/{spell.id}", camera, seq)
+                if effect != _NONE:
+                    self._touched[spell.id] += 1
+                    total += effect
+        return total
 
     async def announce(self, control: Control) -> None:
         """The end of the stream is announced when nothing is under way any more."""
