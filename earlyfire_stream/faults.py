@@ -225,7 +225,7 @@ class FaultyLink:
         return payload
 
     def _remember(self, met: Sequence[Planned], camera: str, at: float, own: _Shown) -> None:
-        """Keep the frame if a camera-frozen may need it; the first in a window stands for itself."""
+        """Keep it if a camera-frozen may need it; the first in a window stands for itself."""
         freezes = [one for one in met if one.plan.kind == "camera-frozen" and at < one.plan.end]
         if not freezes:
             self._before.pop(camera, None)

@@ -146,6 +146,11 @@ sampling:
 
 alarm: {k: 1, n: 1, within: 300s}
 
+# faults:                    # what goes wrong on purpose: recorded, drawn and scored
+#   - {kind: camera-frozen, start: 30s, end: 40s, cameras: [north-*]}
+#   - {kind: network-loss, start: 40s, end: 50s, share: 0.3}   # none named: every camera
+#   - {kind: engine-hang, start: 50s, end: 55s}
+
 engine:
   name: baseline             # baseline, ollama, hf, openai, simulated, recorded
 """

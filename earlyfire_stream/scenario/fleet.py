@@ -24,12 +24,11 @@ __all__ = [
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan
-from earlyfire_stream.scenario.models import Camera, Fault, Fire, Scenario, Source, Vary
+from earlyfire_stream.scenario.models import Camera, Fault, Fire, Scenario, Source, Vary, fault_ids
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, stay nearly even however many there are."""
@@ -168,17 +167,12 @@ def scripted(scenario: Scenario) -> tuple[tuple[Fault, FaultPlan], ...]:
     fleet, and an empty list would mean all of these.
     """
     cameras = [camera.id for camera in expand(scenario)]
-    kinds = Counter(fault.kind for fault in scenario.faults)
-    seen: Counter[str] = Counter()
     found = []
-    for fault in scenario.faults:
-        seen[fault.kind] += 1
-        numbered = f"{fault.kind}-{seen[fault.kind]}" if kinds[fault.kind] > 1 else fault.kind
+    for name, fault in zip(fault_ids(scenario.faults), scenario.faults, strict=True):
         met = tuple(c for c in cameras if matches(c, fault.cameras))
         if fault.cameras and not met:
             continue
-        plan = FaultPlan(fault.id or numbered, fault.kind, fault.start, fault.until, met)
-        found.append((fault, plan))
+        found.append((fault, FaultPlan(name, fault.kind, fault.start, fault.until, met)))
     return tuple(sorted(found, key=lambda one: one[1].start))
 
 

@@ -51,6 +51,10 @@ MAX_DEPTH = 24
 MAX_CAMERAS = 10_000
 MAX_FAULTS = 12
 """Of one dataset that are told one by one; the rest is counted."""
+MAX_MEETINGS = 2_000_000
+"""Faults, or their patterns, times cameras: 200 faults of a fleet of 10,000."""
+MAX_HINTS = 12
+"""Cameras among which a mistyped one is looked for."""
 SCHEMA_ID = "urn:earlyfire-stream:scenario:1"
 
 Scalar = str | int | float | bool | None
@@ -148,6 +152,8 @@ def loads(
                 _check_source(source, path, base, reading)
         if files and scenario is not None and not reading.problems:
             scenario, part = _with_recordings(scenario, root, base, reading, shard)
+        if scenario is not None and not reading.problems:
+            _check_faults(scenario if part is None else part.whole, root, reading)
     if reading.problems or scenario is None:
         found = sorted(set(reading.problems), key=lambda p: (p.line, p.path))
         raise ScenarioError(file, tuple(found))
@@ -237,13 +243,16 @@ def overridden(loaded: Loaded, settings: Sequence[str] = (), **options: Any) -> 
     return replace(loaded, scenario=_share(part), part=part)
 
 
-def _line_of(root: _Node, name: str, position: int | None = None) -> int:
-    """The line of a setting, or of an entry in its list; 1 where the file does not have it."""
-    node = root.value.get(name) if isinstance(root.value, dict) else None
-    if node is None:
-        return root.line
-    if position is not None and isinstance(node.value, list):
-        return node.value[position].line
+def _line_of(root: _Node, *names: str | int) -> int:
+    """The line of what stands at that place, or of the last on the way to it that the file has."""
+    node = root
+    for name in names:
+        if isinstance(node.value, dict) and name in node.value:
+            node = node.value[str(name)]
+        elif isinstance(node.value, list) and isinstance(name, int):
+            node = node.value[name]
+        else:
+            break
     return node.line
 
 
@@ -781,6 +790,29 @@ def _check_ids(root: _Node, reading: _Reading) -> None:
             message = f"{taken!r:.80} is a camera in line {lines[taken]} already"
             reading.say(named.line, f"cameras[{i}].id", message, "ids must differ, copies included")
         lines = dict.fromkeys(ids, named.line) | lines
+
+
+def _check_faults(scenario: Scenario, root: _Node, reading: _Reading) -> None:
+    """Each pattern of a fault means at least one camera; unread datasets may hold any."""
+    if scenario.datasets:
+        return
+    several = {camera.id for camera in scenario.cameras if camera.count > 1}
+    ids = [name for camera in scenario.cameras for name in fleet.copies(camera.id, camera.count)]
+    if sum(len(fault.cameras) or 1 for fault in scenario.faults) * len(ids) > MAX_MEETINGS:
+        message = f"are too many for {len(ids):,} cameras"
+        hint = f"patterns x cameras may be {MAX_MEETINGS:,}; name fewer, or leave cameras out"
+        reading.say(_line_of(root, "faults"), "faults", message, hint)
+        return
+    for i, fault in enumerate(scenario.faults):
+        for j, pattern in enumerate(fault.cameras):
+            if any(fleet.matches(name, (pattern,)) for name in ids):
+                continue
+            hint = _meant(pattern, ids[:MAX_HINTS])
+            if pattern in several:
+                hint = f"its copies are called {pattern}-001 and so on: write {pattern}-*"
+            line = _line_of(root, "faults", i, "cameras", j)
+            place = f"faults[{i}].cameras[{j}]"
+            reading.say(line, place, f"no camera is called {pattern!r:.80}", hint)
 
 
 def _cameras(root: _Node) -> Iterator[tuple[int, _Node]]:

@@ -38,12 +38,14 @@ __all__ = [
     "Vary",
     "VideoSource",
     "Window",
+    "fault_ids",
 ]
 
 import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -611,6 +613,8 @@ _FAULT_TAKES: Mapping[str, tuple[str, ...]] = {
     "host-cpu": ("processes",),
 }
 """What each kind leaves open, beside `id`, `start` and `end`."""
+_WALL = ("broker-", "network-partition", "camera-storm", "host-")
+"""How the kinds begin that meet brokers, connections and processes."""
 _FAULT_OPEN = tuple(dict.fromkeys(name for names in _FAULT_TAKES.values() for name in names))
 
 
@@ -674,6 +678,18 @@ class Fault(Model):
             )
         if self.period == 0:
             yield Conflict(("period",), "must be above 0")
+
+
+def fault_ids(faults: Sequence[Fault]) -> tuple[str, ...]:
+    """Their names: their own, else their kind, with a number where there are several of it."""
+    kinds = Counter(fault.kind for fault in faults)
+    seen: Counter[str] = Counter()
+    names = []
+    for fault in faults:
+        seen[fault.kind] += 1
+        several = kinds[fault.kind] > 1
+        names.append(fault.id or (f"{fault.kind}-{seen[fault.kind]}" if several else fault.kind))
+    return tuple(names)
 
 
 # --- how the consumer works ----------------------------------------------------------------------
@@ -878,6 +894,32 @@ class Scenario(Model):
                 "write duration: 90s",
                 fields=("duration", "cameras"),
             )
+        yield from self._fault_conflicts()
+
+    def _fault_conflicts(self) -> Iterator[Conflict]:
+        taken: set[str] = set()
+        for i, (name, fault) in enumerate(zip(fault_ids(self.faults), self.faults, strict=True)):
+            at = ("faults", i, "kind")
+            if name in taken:
+                message = f"two faults are called {name!r}"
+                yield Conflict(("faults", i, "id"), message, "give one of them another id")
+            taken.add(name)
+            if self.clock == "virtual" and fault.kind.startswith(_WALL):
+                yield Conflict(
+                    at,
+                    f"{fault.kind} needs the wall clock: in virtual time there are no broker, no "
+                    "connections and no other processes",
+                    "write clock: wall, or remove it",
+                    fields=("clock",),
+                )
+            started = self.engine.name == "hf" and not self.engine.workers
+            if fault.kind == "host-worker-killed" and not started:
+                yield Conflict(
+                    at,
+                    "host-worker-killed needs a worker that is started here",
+                    "write engine: {name: hf} without workers, or remove it",
+                    fields=("engine",),
+                )
 
 
 def _ends(camera: Camera) -> bool:
