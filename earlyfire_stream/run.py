@@ -112,6 +112,10 @@ class Options:
     """Foreign topics to watch, such as site/{camera}/image."""
     shelf: Shelf | None = None
     """Keeps the pictures of a run in virtual time for the next run of the same film."""
+    name: str | None = None
+    """`play`: what the folder in `out` is called; None: after the time, scenario and engine."""
+    score_up_to: int | None = None
+    """`play`: with more frames than that the run is left unscored; a million take 754 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,7 @@ async def play(
         )
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
-        name = free_name(options.out, scenario.name, engine.traits.name)
+        name = options.name or free_name(options.out, scenario.name, engine.traits.name)
         run = options.run or name
         logs.bind(run)
         async with _opening(stop):
@@ -230,9 +234,13 @@ async def play(
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
     warnings = (*stock.reel.warnings, *keep.warnings)
+    frames = sum(last + 1 for last in fleet.last_seqs.values())
+    scored = options.score_up_to is None or frames <= options.score_up_to
+    if not scored:
+        warnings += (f"{frames:,} frames are not scored here: earlyfire score {folder}",)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
     tell.stage("scoring")
-    result = rescore(folder)
+    result = rescore(folder) if scored else None
     tell.ended(folder, result)
     return Outcome(folder, result, stop.is_set(), warnings)
 
