@@ -220,10 +220,11 @@ class Crew:
     async def muster(self) -> None:
         await self._group.__aenter__()
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self._group.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def dismiss(self) -> None:
         """Cancel what still runs and wait for its end."""

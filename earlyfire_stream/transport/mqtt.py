@@ -24,7 +24,7 @@ import secrets
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -62,6 +62,7 @@ ONLINE, OFFLINE = b"online", b"offline"
 PER_CAMERA_LIMIT = 50
 """Up to so many cameras each get a connection of their own where nothing else is asked."""
 
+_UNSENT_BYTES = 131_072
 _AT_ONCE = 16
 """QoS 1 messages in flight at a time; paho's own window is 20."""
 
@@ -194,6 +195,7 @@ class _Session:
         timing: MqttTiming,
         greet: Callable[[_Client], Awaitable[None]],
         *,
+        client: str,
         will: Will | None = None,
         queue: type[asyncio.Queue[Message]] | None = None,
         packet_bytes: int | None = None,
@@ -220,7 +222,7 @@ class _Session:
             "protocol": ProtocolVersion.V5 if level == 5 else ProtocolVersion.V311,
             # Kept over reconnects: the broker then ends the old connection before it greets the
             # new one, and the old will (offline) cannot overwrite the new status (online).
-            "identifier": f"ef-{secrets.token_hex(8)}",
+            "identifier": client,
             "keepalive": timing.keepalive_s,
             "will": will,
             "queue_type": queue,
@@ -340,6 +342,11 @@ class _Session:
             client.drop()
 
 
+def _new_client() -> str:
+    """An identifier that nobody else has; 23 characters are what every broker takes."""
+    return f"ef-{secrets.token_hex(8)}"
+
+
 def _check_run(run: str) -> None:
     if not is_camera_name(run) or any(c in run for c in "+#"):
         raise UsageError(f"run {run!r:.80} stands in topics: no '/', '+', '#' or line breaks")
@@ -351,6 +358,10 @@ def _socket_options(timing: MqttTiming) -> tuple[tuple[int, int, int], ...]:
         # Linux: data that the peer does not acknowledge for so long ends the connection.
         limit_ms = max(1, timing.keepalive_s * 2) * 1000
         options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # What waits in the kernel grows old there, and is lost untold with the connection; left to
+        # itself it takes megabytes. What is on its way to the peer is not limited by this.
+        options.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES))
     return tuple(options)
 
 
@@ -398,10 +409,17 @@ class MqttLink:
         self.connections = connections
         self.level: Level | None = None
         """Protocol level that the broker speaks; known after entering."""
+        fleet = _new_client()
+        self.client_of: Mapping[str, str] = {
+            camera: fleet if connections == "shared" else _new_client() for camera in names
+        }
+        """Camera -> the identifier of its MQTT client, the same over reconnects. `shared` cameras
+        have one client between them."""
         self._address = address
         self._run = run
         self._timing = timing
         self._max_frame_bytes = max_frame_bytes
+        self._fleet_client = fleet
         self._topics = {camera: frame_topic(run, camera) for camera in names}
         self._fleet_id = secrets.token_hex(4)
         self._fleet_topic = f"{ROOT}/{run}/fleet/{self._fleet_id}/status"
@@ -425,18 +443,23 @@ class MqttLink:
             self._properties.ContentType = "image/jpeg"
             self._properties.MessageExpiryInterval = max(1, math.ceil(self._timing.expiry_s))
 
-        def session(greet: Callable[[_Client], Awaitable[None]], will_topic: str) -> _Session:
+        def session(
+            greet: Callable[[_Client], Awaitable[None]], client: str, will_topic: str
+        ) -> _Session:
             will = Will(will_topic, OFFLINE, qos=1, retain=True)
             assert self.level is not None
-            return _Session(self._address, self.level, context, self._timing, greet, will=will)
+            return _Session(
+                self._address, self.level, context, self._timing, greet, client=client, will=will
+            )
 
-        self._fleet = session(self._greet_fleet, self._fleet_topic)
+        self._fleet = session(self._greet_fleet, self._fleet_client, self._fleet_topic)
         for camera in self._topics:
             if self.connections == "shared":
                 self._sessions[camera] = self._fleet
             else:
                 greet = _bound(self._greet_camera, camera)
-                self._sessions[camera] = session(greet, status_topic(self._run, camera))
+                topic = status_topic(self._run, camera)
+                self._sessions[camera] = session(greet, self.client_of[camera], topic)
         sessions = self._distinct_sessions()
         await self._crew.muster()
         try:
@@ -622,6 +645,8 @@ class MqttInlet:
             raise UsageError("foreign topics have no shards; give --topic or --shard, not both")
         self.level: Level | None = None
         """Protocol level that the broker speaks; known after entering."""
+        self.client = _new_client()
+        """The identifier of its MQTT client, the same over reconnects."""
         self._address = address
         self._run = run
         self._wall_ns = wall_ns
@@ -670,6 +695,7 @@ class MqttInlet:
             context,
             self._timing,
             self._subscribe,
+            client=self.client,
             queue=_straight_to(self._take),
             # room for topic and properties; the broker then keeps larger ones to itself
             packet_bytes=min(self._intake.limits.frame_bytes + 70_000, 268_435_455),
