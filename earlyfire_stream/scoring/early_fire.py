@@ -66,8 +66,9 @@ from earlyfire_stream.scoring.detection import (
     views,
     watched_hours,
 )
+from earlyfire_stream.scoring.faults import NORMAL_ANSWERS, FaultScore, faults
 from earlyfire_stream.scoring.footage import Footage, footage, keys, packed
-from earlyfire_stream.scoring.ledger import Ledger, balance
+from earlyfire_stream.scoring.ledger import Ledger, balance, unbalanced
 from earlyfire_stream.scoring.resampling import (
     Intervals,
     clusters,
@@ -202,6 +203,8 @@ class Score:
     """At another speed than 1, frames were dropped for lack of wall time."""
     complete: bool
     warnings: tuple[str, ...]
+    faults: tuple[FaultScore, ...] = ()
+    """What was scripted to go wrong, and what it did; empty where nothing was."""
 
     @property
     def median_ttfd_s(self) -> float | None:
@@ -333,6 +336,7 @@ class Score:
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
             "explanations": asdict(self.explanations),
             "ledger": {**asdict(self.ledger), "examples": list(self.ledger.examples)},
+            "faults": [f.to_json() for f in self.faults],
             "alarm_policy": dict(self.alarm_policy),
             "speed": self.speed,
             "speed_distorted": self.speed_distorted,
@@ -391,6 +395,7 @@ def score(log: RunLog) -> Score:
     ledger = balance(log, key)
     spent = latency(all_records)
     asked = answers(all_records)
+    harmed_by = faults(log, frames, everything, found, unbalanced(log, key)) if log.faults else ()
     distorted = log.speed != 1 and any(
         ledger.fates.get(fate.value, 0)
         for fate in (Fate.EXPIRED, Fate.SUPERSEDED, Fate.OVER_BUDGET)
@@ -447,9 +452,9 @@ def score(log: RunLog) -> Score:
         speed=log.speed,
         speed_distorted=distorted,
         complete=log.complete,
-        warnings=tuple(
-            _warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted)
-        ),
+        warnings=tuple(_warnings(log, known, found, alarms, boxes, spent, asked, ledger, distorted))
+        + tuple(_warnings_of_faults(harmed_by)),
+        faults=harmed_by,
     )
 
 
@@ -579,4 +584,24 @@ def _warnings(
         said.append(f"views alarmed only with boxes that do not touch the smoke: {stray}")
     if boxes is None and found:
         said.append("localization: n/a, the truth has no boxes")
+    return said
+
+
+def _warnings_of_faults(found: Sequence[FaultScore]) -> list[str]:
+    said = []
+    if found:
+        played = sum(one.state in ("played", "cut short") for one in found)
+        said.append(
+            f"things were made to go wrong on purpose: {played}; every figure holds what they did"
+        )
+    for one in found:
+        if one.state == "failed":
+            said.append(f"fault {one.id} could not be played: {one.detail or 'no reason told'}")
+        elif one.state == "not reached":
+            said.append(f"fault {one.id} was not reached: the run ended before it")
+    if found and found[0].late_after_s is None:
+        said.append(
+            f"fewer than {NORMAL_ANSWERS} answers outside the faults and their recovery: what is "
+            "normal is unknown, no answer counts as late"
+        )
     return said

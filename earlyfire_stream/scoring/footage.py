@@ -109,6 +109,10 @@ class Footage:
     """The verdict's; NaN without one."""
     records: Array
     """Where each frame's record stands in the consumer's log; -1 without one."""
+    unsent: Array
+    """Why each was not sent: the reason's place in `Reason`."""
+    number: Array
+    """Each frame's number in the log's `Keys`."""
 
     @property
     def timed(self) -> bool:
@@ -222,6 +226,8 @@ def _by_camera(log: RunLog, key: Keys, columns: _Columns, record: Array) -> tupl
                 says=frames.says(),
                 confidence=columns.confidence[chosen],
                 records=record[chosen],
+                unsent=columns.unsent[chosen],
+                number=chosen,
             )
         )
     return tuple(result)

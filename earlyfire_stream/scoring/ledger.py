@@ -7,7 +7,7 @@ sets are compared, not the sums.
 
 from __future__ import annotations
 
-__all__ = ["Ledger", "balance"]
+__all__ = ["Ledger", "balance", "unbalanced"]
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from earlyfire_stream.records import RunLog
+from earlyfire_stream.records import FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring.footage import Keys, keys, packed
 from earlyfire_stream.verdict import Fate, Reason
 
@@ -58,21 +58,11 @@ def balance(log: RunLog, key: Keys | None = None) -> Ledger:
     """
     log, shots, frames = packed(log)
     key = key or keys(log, shots, frames)
-    count = len(key.camera)
-
-    scheduled = np.bincount(key.shots, minlength=count)
-    unsent = np.zeros(count, np.int64)
-    why = shots.column("unsent").astype(np.int64)  # 0 is Reason.NONE
-    unsent[key.shots[why > 0]] = why[why > 0]
+    held = _held(log, shots, frames, key)
+    unsent, double, unknown, missing = held.unsent, held.double, held.unknown, held.missing
+    inferred, scheduled, told = held.inferred, held.scheduled, held.told
     fate = frames.column("fate").astype(np.int64)
-    noted = np.isin(fate, [_FATES.index(Fate.LOST), _FATES.index(Fate.UNSENT)])
-    told = ~noted | (unsent[key.records] == 0)
-    times = np.bincount(key.records[told], minlength=count) + (unsent > 0)
-    double = (scheduled > 1) | (times > 1)
-    unknown = (times > 0) & (scheduled == 0)
-    without = (scheduled > 0) & (times == 0)
-    inferred = without & (not log.complete)
-    missing = without & ~inferred
+    count = len(key.camera)
 
     met = np.full((count, 2), -1)
     told_fates = np.stack([fate, frames.column("reason").astype(np.int64)], axis=1)[told]
@@ -109,6 +99,53 @@ def balance(log: RunLog, key: Keys | None = None) -> Ledger:
             *(_named("unknown", key, unknown) if provable else ()),
         ),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """Both logs held against each other, by a frame's number but for `told`, by record."""
+
+    scheduled: NDArray[np.int64]
+    unsent: NDArray[np.int64]
+    """Why it was not sent: a place in Reason; 0 if it was."""
+    told: NDArray[np.bool_]
+    """The records that are a fate of their own."""
+    missing: NDArray[np.bool_]
+    double: NDArray[np.bool_]
+    unknown: NDArray[np.bool_]
+    inferred: NDArray[np.bool_]
+
+
+def _held(log: RunLog, shots: ShotTable, frames: FrameTable, key: Keys) -> _Held:
+    count = len(key.camera)
+    scheduled = np.bincount(key.shots, minlength=count)
+    unsent = np.zeros(count, np.int64)
+    why = shots.column("unsent").astype(np.int64)  # 0 is Reason.NONE
+    unsent[key.shots[why > 0]] = why[why > 0]
+    fate = frames.column("fate").astype(np.int64)
+    noted = np.isin(fate, [_FATES.index(Fate.LOST), _FATES.index(Fate.UNSENT)])
+    told = ~noted | (unsent[key.records] == 0)
+    times = np.bincount(key.records[told], minlength=count) + (unsent > 0)
+    without = (scheduled > 0) & (times == 0)
+    return _Held(
+        scheduled=scheduled,
+        unsent=unsent,
+        told=told,
+        missing=without & log.complete,
+        double=(scheduled > 1) | (times > 1),
+        unknown=(times > 0) & (scheduled == 0),
+        inferred=without & (not log.complete),
+    )
+
+
+def unbalanced(log: RunLog, key: Keys) -> NDArray[np.bool_] | None:
+    """By a frame's number: is it without a fate, or has more than one? None where nothing is
+    provable, as in `balance`."""
+    log, shots, frames = packed(log)
+    if not len(shots) and len(frames):
+        return None
+    held = _held(log, shots, frames, key)
+    return held.missing | held.double
 
 
 def _named(fault: str, key: Keys, frames: NDArray[np.bool_]) -> tuple[str, ...]:
