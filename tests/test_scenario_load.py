@@ -553,6 +553,164 @@ def test_a_resolved_scenario_reads_back_equal() -> None:
     assert Scenario.model_validate(resolved(scenario)) == scenario
 
 
+# --- faults ---------------------------------------------------------------------------------------
+
+FLEET = """\
+cameras:
+  - {id: mast, source: {kind: synthetic}}
+  - {id: ridge, count: 12, source: {kind: synthetic}}
+"""
+
+
+def with_faults(*entries: str, more: str = "") -> str:
+    """The first of the entries stands in line 8 (`more` must be one line), each in one line."""
+    lines = "".join(f"  - {{{entry}}}\n" for entry in entries)
+    return HEAD + FLEET + (more or "seed: 1") + "\nfaults:\n" + lines
+
+
+def test_faults_of_cameras_by_name_and_by_pattern_are_read() -> None:
+    text = with_faults("kind: camera-black, start: 5s, end: 8s, cameras: [mast, 'ridge-00?']")
+    (fault,) = loads(text).scenario.faults
+    assert (fault.kind, fault.start, fault.until) == ("camera-black", 5.0, 8.0)
+    assert fault.cameras == ("mast", "ridge-00?")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("masst", "did you mean mast?"),
+        ("rigde-*", "did you mean ridge-*?"),
+        ("Mast", "did you mean mast?"),
+        ("ridge", "did you mean ridge-*?"),
+        ("ridge-013", "did you mean ridge-*?"),
+        ("zzz", "one of mast, ridge-*"),
+    ],
+)
+def test_a_fault_of_a_camera_that_is_not_there_is_refused(pattern: str, hint: str) -> None:
+    text = with_faults(
+        "kind: engine-hang, start: 1s, end: 2s",
+        f"kind: camera-black, start: 5s, end: 8s, cameras: [mast, {pattern!r}]",
+    )
+    said = f"line 10: faults[1].cameras[1]: no camera is called {pattern!r} ({hint})"
+    assert problems(text) == [said]
+
+
+def test_what_recordings_there_are_is_not_known_while_datasets_stay_unread() -> None:
+    text = (
+        HEAD
+        + "datasets: [{layout: figlib, path: nowhere}]\n"
+        + "faults: [{kind: camera-black, start: 1s, end: 2s, cameras: [anything]}]\n"
+    )
+    assert read(text).faults[0].cameras == ("anything",)
+
+
+def test_two_faults_of_one_name_are_refused() -> None:
+    text = with_faults(
+        "kind: engine-hang, start: 1s, end: 2s",
+        "kind: engine-slow, id: night, start: 3s, end: 4s",
+        "kind: camera-black, id: night, start: 5s, end: 6s",
+        "kind: engine-hang, start: 7s, end: 8s",
+        "kind: engine-half, id: engine-hang-2, start: 9s, end: 10s",
+    )
+    assert problems(text) == [
+        "line 11: faults[2].id: two faults are called 'night' (give one of them another id)",
+        "line 13: faults[4].id: two faults are called 'engine-hang-2' "
+        "(give one of them another id)",
+    ]
+
+
+WALL = [
+    "kind: broker-restart, start: 1s",
+    "kind: broker-gone, start: 1s, end: 2s",
+    "kind: broker-refuses, start: 1s, end: 2s",
+    "kind: broker-slow, start: 1s, end: 2s",
+    "kind: broker-disconnects, start: 1s",
+    "kind: network-partition, start: 1s, end: 2s",
+    "kind: camera-storm, start: 1s",
+    "kind: host-disk-full, start: 1s, end: 2s",
+    "kind: host-cpu, start: 1s, end: 2s",
+    "kind: host-consumer-killed, start: 1s, end: 2s",
+]
+ANY = [
+    "kind: network-delay, start: 1s, end: 2s",
+    "kind: network-jitter, start: 1s, end: 2s",
+    "kind: network-loss, start: 1s, end: 2s",
+    "kind: camera-flap, start: 1s, end: 2s",
+    "kind: camera-frozen, start: 1s, end: 2s",
+    "kind: camera-black, start: 1s, end: 2s",
+    "kind: camera-clock, start: 1s, end: 2s",
+    "kind: camera-duplicate, start: 1s, end: 2s",
+    "kind: camera-reorder, start: 1s, end: 2s",
+    "kind: camera-corrupt, start: 1s, end: 2s",
+    "kind: camera-wrong-size, start: 1s, end: 2s",
+    "kind: engine-overloaded, start: 1s, end: 2s",
+    "kind: engine-hang, start: 1s, end: 2s",
+    "kind: engine-slow, start: 1s, end: 2s",
+    "kind: engine-garbage, start: 1s, end: 2s",
+    "kind: engine-endless, start: 1s, end: 2s",
+    "kind: engine-half, start: 1s, end: 2s",
+    "kind: engine-restart, start: 1s, end: 2s",
+    "kind: engine-out-of-memory, start: 1s, end: 2s",
+]
+NO_BROKER = (
+    "needs the wall clock: in virtual time there are no broker, no connections and no other "
+    "processes"
+)
+
+
+def test_every_kind_is_read_in_wall_time() -> None:
+    killed = "kind: host-worker-killed, start: 1s"
+    text = with_faults(*ANY, *WALL, killed, more="engine: {name: hf}")
+    assert len({fault.kind for fault in read(text).faults}) == 30
+
+
+def test_faults_of_cameras_networks_and_engines_are_read_in_virtual_time() -> None:
+    assert len(read(with_faults(*ANY, more="clock: virtual")).faults) == 19
+
+
+@pytest.mark.parametrize("entry", WALL)
+def test_faults_of_brokers_connections_and_hosts_are_refused_in_virtual_time(entry: str) -> None:
+    kind = entry.split(",")[0].removeprefix("kind: ")
+    text = with_faults(ANY[0], entry, more="clock: virtual")
+    said = f"line 10: faults[1].kind: {kind} {NO_BROKER} (write clock: wall, or remove it)"
+    assert problems(text) == [said]
+
+
+def test_the_command_line_cannot_take_such_a_fault_into_virtual_time_either() -> None:
+    scenario = read(with_faults(WALL[1]))
+    with pytest.raises(
+        UsageError, match=r"^--clock: faults\[0\]\.kind: broker-gone needs the wall"
+    ):
+        with_overrides(scenario, clock="virtual")
+    assert with_overrides(read(with_faults(ANY[0])), clock="virtual").clock == "virtual"
+
+
+@pytest.mark.parametrize(
+    "engine", ["{name: baseline}", "{name: hf, workers: ['http://127.0.0.1:8100']}"]
+)
+def test_only_a_worker_that_is_started_here_can_be_killed(engine: str) -> None:
+    text = with_faults("kind: host-worker-killed, start: 1s", more=f"engine: {engine}")
+    assert problems(text) == [
+        "line 9: faults[0].kind: host-worker-killed needs a worker that is started here "
+        "(write engine: {name: hf} without workers, or remove it)"
+    ]
+
+
+def test_a_wrong_clock_or_engine_is_not_held_against_the_faults_as_well() -> None:
+    text = with_faults("kind: broker-gone, start: 1s, end: 2s", more="clock: virtually")
+    assert problems(text) == ["line 7: clock: 'virtually' is not known (did you mean virtual?)"]
+
+
+def test_more_faults_than_can_be_kept_apart_are_refused() -> None:
+    entries = ["kind: camera-black, start: 1s, end: 2s, cameras: ['*']"] * 201
+    fleet = "cameras: [{id: ridge, count: 10000, source: {kind: synthetic}}]\n"
+    named = ", ".join(f"{{{entry}, id: f{n}}}" for n, entry in enumerate(entries))
+    assert problems(HEAD + fleet + f"faults: [{named}]\n") == [
+        "line 5: faults: are too many for 10,000 cameras (patterns x cameras may be 2,000,000; "
+        "name fewer, or leave cameras out)"
+    ]
+
+
 # --- digest ---------------------------------------------------------------------------------------
 
 

@@ -796,7 +796,7 @@ def _check_faults(scenario: Scenario, root: _Node, reading: _Reading) -> None:
     """Each pattern of a fault means at least one camera; unread datasets may hold any."""
     if scenario.datasets:
         return
-    several = {camera.id for camera in scenario.cameras if camera.count > 1}
+    known = [c.id if c.count == 1 else f"{c.id}-*" for c in scenario.cameras[:MAX_HINTS]]
     ids = [name for camera in scenario.cameras for name in fleet.copies(camera.id, camera.count)]
     if sum(len(fault.cameras) or 1 for fault in scenario.faults) * len(ids) > MAX_MEETINGS:
         message = f"are too many for {len(ids):,} cameras"
@@ -807,12 +807,9 @@ def _check_faults(scenario: Scenario, root: _Node, reading: _Reading) -> None:
         for j, pattern in enumerate(fault.cameras):
             if any(fleet.matches(name, (pattern,)) for name in ids):
                 continue
-            hint = _meant(pattern, ids[:MAX_HINTS])
-            if pattern in several:
-                hint = f"its copies are called {pattern}-001 and so on: write {pattern}-*"
             line = _line_of(root, "faults", i, "cameras", j)
-            place = f"faults[{i}].cameras[{j}]"
-            reading.say(line, place, f"no camera is called {pattern!r:.80}", hint)
+            place, message = f"faults[{i}].cameras[{j}]", f"no camera is called {pattern!r:.80}"
+            reading.say(line, place, message, _meant(pattern, known))
 
 
 def _cameras(root: _Node) -> Iterator[tuple[int, _Node]]:
