@@ -6,9 +6,11 @@ Pure; one `Gaps` a camera. Sequence numbers start at 0. A missing one may still 
 
 from __future__ import annotations
 
-__all__ = ["Coming", "Gaps"]
+__all__ = ["Coming", "Gaps", "Unsent"]
 
 from enum import Enum
+
+from earlyfire_stream.verdict import Fate
 
 
 class Coming(Enum):
@@ -62,3 +64,29 @@ class Gaps:
 
     def has_all(self, last_seq: int) -> bool:
         return self.next_seq > last_seq and not self._missing
+
+
+class Unsent:
+    """Frames that their cameras did not send, each until its gap is noted.
+
+    The camera's half says that a frame was not sent, the consumer notes the same one as lost: that
+    is one event and not two fates. For whoever counts both halves as they tell, the cameras' word
+    first.
+    """
+
+    def __init__(self) -> None:
+        self._frames: set[tuple[str, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def withheld(self, camera: str, seq: int) -> None:
+        """The camera did not send it."""
+        self._frames.add((camera, seq))
+
+    def explains(self, camera: str, seq: int, fate: Fate) -> bool:
+        """Is this fate only the gap that an unsent frame left? Asked once a frame."""
+        if (camera, seq) not in self._frames:
+            return False
+        self._frames.discard((camera, seq))
+        return fate is Fate.LOST

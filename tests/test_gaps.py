@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earlyfire_stream.gaps import Coming, Gaps
+from earlyfire_stream.gaps import Coming, Gaps, Unsent
+from earlyfire_stream.verdict import Fate
 
 
 def test_frames_in_order_leave_no_gap() -> None:
@@ -112,3 +113,20 @@ def test_the_bookkeeping_agrees_with_a_plain_set(steps: list[int | str], last_se
     )
     rest = set(range(max(came | {last_seq}, default=-1) + 1)) - came - gone
     assert gaps.close(last_seq) == sorted(rest)
+
+
+def test_the_gap_that_an_unsent_frame_leaves_is_no_second_fate() -> None:
+    unsent = Unsent()
+    unsent.withheld("north", 3)
+    assert not unsent.explains("north", 2, Fate.LOST)
+    assert not unsent.explains("south", 3, Fate.LOST)
+    assert unsent.explains("north", 3, Fate.LOST)
+    assert not unsent.explains("north", 3, Fate.LOST)  # only once
+    assert len(unsent) == 0
+
+
+def test_an_unsent_frame_that_came_all_the_same_has_its_own_fate() -> None:
+    unsent = Unsent()
+    unsent.withheld("north", 3)
+    assert not unsent.explains("north", 3, Fate.ANSWERED)
+    assert len(unsent) == 0

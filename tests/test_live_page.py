@@ -216,6 +216,21 @@ def test_the_ledger_and_the_errors_are_counted() -> None:
     assert (totals["errors"], totals["trouble"]) == ({"timeout": 1}, "no answer")
 
 
+def test_the_gap_of_a_frame_that_was_never_sent_is_told_once() -> None:
+    wall = Wall([CameraPlan("north", (), 1.0)])
+    for seq, unsent in enumerate((Reason.NONE, Reason.OUTAGE, Reason.NONE)):
+        one = shot("north", seq, float(seq), unsent=unsent)
+        wall.shot(one)
+        wall.frame(answered(one, NO) if not unsent else fated(one, Fate.LOST, Reason.GAP))
+    totals = wall.changes(3.0, START_NS + 3 * SECOND, lambda _: None)["totals"]
+    assert totals["fate"] == {"unsent": 1, "answered": 2}
+    assert totals["pending"] == 0
+    told = wall.camera(0, 3.0)
+    assert told is not None
+    assert told["lane"]["frames"]["seq"] == [0, 1, 2]
+    assert told["lane"]["frames"]["why"] == ["", "outage", ""]
+
+
 def test_a_camera_s_history_is_a_timeline_as_the_report_draws_it() -> None:
     wall = Wall([fire("north", 1.0)])
     shots = [shot("north", seq, float(seq)) for seq in range(4)]
@@ -828,6 +843,30 @@ async def test_a_growing_folder_is_followed(tmp_path: Path, nursery: Nursery) ->
         following.poll()
     following.close()
     assert before < following.wall.tally.fates.total() == 10
+
+
+def test_frames_that_were_never_sent_count_once_in_a_folder_that_is_followed(
+    tmp_path: Path, nursery: Nursery
+) -> None:
+    pictures(tmp_path / "pictures", 20)
+    off = [{"start": "0.2s", "end": "0.5s"}]
+    scenario(tmp_path, camera("north", outages=off), camera("south"), clock="virtual")
+    assert nursery.run("run", "tiny.yaml", cwd=tmp_path)[0] == 0
+    folder = run_folder(tmp_path / "runs")
+    ledger = json.loads((folder / "score.json").read_text())["ledger"]
+    assert ledger["fates"]["unsent"] > 0
+    told_lost = (folder / "records.jsonl").read_text().count('"fate":"lost"')
+    assert told_lost > 0  # the consumer noted their gap
+    following = Following(folder)
+    for _ in range(5):
+        following.poll()
+    following.close()
+    told = following.wall.tally
+    assert {fate.value: n for fate, n in told.fates.items()} == ledger["fates"]
+    assert (told.scheduled, told.pending) == (ledger["scheduled"], 0)
+    history = following.wall.camera(0, 10.0)
+    assert history is not None
+    assert len(history["lane"]["frames"]["seq"]) == told.cameras["north"].scheduled
 
 
 def test_the_consumer_is_glanced_at_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["Following"]
 
 import contextlib
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +25,12 @@ from earlyfire_stream.records import (
     RECORDS_LOG,
     AlarmRecord,
     CameraPlan,
+    Entry,
     Explanation,
     FrameRecord,
     Shot,
     Tail,
+    read_faults,
     read_plans,
     read_run,
 )
@@ -46,7 +50,11 @@ class Following:
         self._path = folder
         self._monotonic = monotonic
         self._plans: tuple[CameraPlan, ...] = read_plans(run)
-        self.wall = Wall(self._plans, float(run["speed"]))
+        # the cameras' half has no engine, and no records of what became of its frames
+        heard = run.get("engine") is not None
+        self.wall = Wall(
+            self._plans, float(run["speed"]), faults=read_faults(run), hears_fates=heard
+        )
         self.pictures = Pictures()
         engine = run.get("engine") or {}
         self.told = Told(
@@ -63,6 +71,8 @@ class Following:
         self._shots = Tail(folder / CAMERAS_LOG)
         self._records = Tail(folder / RECORDS_LOG)
         self._gauges = Tail(folder / GAUGES_LOG)
+        self._waiting: deque[Entry | Mapping[str, Any]] = deque()
+        """Read from the records, and ahead of the shots."""
         self._shots_at = self._frames_at = -1.0
         self._look_at = 0.0
         self._trouble = ""
@@ -80,11 +90,7 @@ class Following:
         complete = bool(self._run["complete"])
         idle = False
         while not idle and self._monotonic() < ends:
-            # In step, so that the truth of a frame is at hand when its verdict comes.
-            if self._shots_at <= self._frames_at:
-                idle = not self._take(self._shots) and not self._take(self._records)
-            else:
-                idle = not self._take(self._records) and not self._take(self._shots)
+            idle = not self._step()
         for item in self._gauges.more():
             if isinstance(item, Mapping) and item.get("what") == "gauges":
                 self.wall.gauges = item.get("values")
@@ -99,22 +105,42 @@ class Following:
             self._look_at = self._monotonic() + LOOK_S
             self._run = read_run(self._path)
 
-    def _take(self, tail: Tail) -> bool:
-        """Whether anything came."""
-        items = tail.more()
-        for item in items:
-            match item:
-                case Shot():
-                    self.wall.shot(item)
-                    self._shots_at = max(self._shots_at, item.captured_at)
-                case FrameRecord():
-                    self.wall.frame(item)
-                    self._frames_at = max(self._frames_at, item.captured_at)
-                case AlarmRecord():
-                    self.wall.alarm(item)
-                case Explanation():
-                    self.wall.explanation(item)
-        return bool(items)
+    def _step(self) -> bool:
+        """Whether anything came. The cameras' word comes first: the truth of a frame, and that it
+        was never sent, must be at hand when its fate is told."""
+        if not self._waiting:
+            self._waiting.extend(self._records.more())
+        behind = not self._waiting or self._shots_at <= _captured_at(self._waiting[0])
+        if behind:
+            shots = self._shots.more()
+            for item in shots:
+                self._tell(item)
+            if shots:
+                return True
+        came = bool(self._waiting)
+        while self._waiting and (behind or _captured_at(self._waiting[0]) < self._shots_at):
+            self._tell(self._waiting.popleft())
+        return came
+
+    def _tell(self, item: Entry | Mapping[str, Any]) -> None:
+        match item:
+            case Shot():
+                self.wall.shot(item)
+                self._shots_at = max(self._shots_at, item.captured_at)
+            case FrameRecord():
+                self.wall.frame(item)
+                self._frames_at = max(self._frames_at, item.captured_at)
+            case AlarmRecord():
+                self.wall.alarm(item)
+            case Explanation():
+                self.wall.explanation(item)
+            case {
+                "what": "fault",
+                "id": str(name),
+                "state": str(state),
+                "scenario_s": (int() | float()) as at,
+            }:
+                self.wall.fault(name, state, at)
 
     def close(self) -> None:
         for tail in (self._shots, self._records, self._gauges):
@@ -131,6 +157,11 @@ class Following:
         if self.told.duration is not None:
             at = min(at, self.told.duration)
         return max(0.0, at), wall_ns
+
+
+def _captured_at(item: Entry | Mapping[str, Any]) -> float:
+    """Of a frame; what is no frame waits for no shot."""
+    return item.captured_at if isinstance(item, FrameRecord) else -math.inf
 
 
 def _result(folder: Path) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from earlyfire_stream.clock import Clock
+from earlyfire_stream.gaps import Unsent
 from earlyfire_stream.records import AlarmRecord, CameraPlan, FrameRecord, Shot, Snapshot
 from earlyfire_stream.verdict import Fate, Reason, Verdict, burns
 
@@ -56,8 +57,9 @@ class Tally:
         self.fates: Counter[Fate] = Counter()
         self.scheduled = 0
         self.alarms = 0
-        self._unsent: set[tuple[str, int]] = set()
-        """Counted as unsent; that the watcher notes them as lost is the same event."""
+        self.hears_fates = False
+        """Records of frames are told too, not the cameras' half alone."""
+        self._unsent = Unsent()
 
     def stage(self, text: str, share: float | None = None) -> None:
         """Nothing to count."""
@@ -70,6 +72,7 @@ class Tally:
     ) -> None:
         self.clock = clock
         self.snapshot = snapshot
+        self.hears_fates = snapshot is not None
         self.cameras = {plan.id: CameraTally(plan) for plan in plans}
 
     def camera(self, name: str) -> CameraTally:
@@ -85,17 +88,22 @@ class Tally:
         camera.why_off = shot.unsent
         if camera.off:
             self.fates[Fate.UNSENT] += 1
-            if self.snapshot is not None:
-                self._unsent.add((shot.camera, shot.seq))
+            if self.hears_fates:
+                self._unsent.withheld(shot.camera, shot.seq)
         else:
             camera.shots.append(shot.captured_at)
 
+    def knows(self, record: FrameRecord) -> bool:
+        """Is it the gap that a frame left of which it is counted that it was not sent?"""
+        return bool(self._unsent) and self._unsent.explains(record.camera, record.seq, record.fate)
+
     def frame(self, record: FrameRecord) -> None:
+        if not self.knows(record):
+            self.count(record)
+
+    def count(self, record: FrameRecord) -> None:
+        """A frame's one fate."""
         camera = self.camera(record.camera)
-        if (record.camera, record.seq) in self._unsent:
-            self._unsent.discard((record.camera, record.seq))
-            if record.fate is Fate.LOST:
-                return
         self.fates[record.fate] += 1
         answer = record.answer
         if answer is None:

@@ -20,6 +20,7 @@ from earlyfire_stream.records import (
     AlarmRecord,
     CameraPlan,
     Explanation,
+    FaultPlan,
     FrameRecord,
     Shot,
     Snapshot,
@@ -51,6 +52,8 @@ RECENT_S = 60
 """The same for the figures above the wall."""
 HOLD_NS = 20_000_000_000
 """An alarm is shown at least so long, and while smoke is seen or its fire burns."""
+MOMENT_S = 10.0
+"""Wall seconds for which a fault that happens in a moment is shown as under way."""
 TOGETHER = 4
 """More cameras than this that go off or come back at once are one event."""
 
@@ -103,6 +106,27 @@ class _Card:
 
 
 @dataclass(slots=True)
+class _Fault:
+    """A scripted fault, as planned until the run has noted when it was. Scenario seconds."""
+
+    plan: FaultPlan
+    count: int
+    """Cameras that it meets."""
+    camera: str
+    """Its only one; empty where it meets more, or none."""
+    start: float
+    end: float
+    told: int = 0
+    """Of its begin and its end."""
+    failed: bool = False
+
+    @classmethod
+    def planned(cls, plan: FaultPlan, cameras: Sequence[CameraPlan]) -> _Fault:
+        met = [camera.id for camera in cameras if plan.meets(camera.id)]
+        return cls(plan, len(met), met[0] if len(met) == 1 else "", plan.start, plan.end)
+
+
+@dataclass(slots=True)
 class _Second:
     """One wall second of the fleet."""
 
@@ -122,14 +146,21 @@ class Wall:
         plans: Sequence[CameraPlan] = (),
         speed: float = 1.0,
         cuts: Sequence[tuple[float, float]] = (),
+        faults: Sequence[FaultPlan] = (),
+        hears_fates: bool = True,
     ) -> None:
-        """`cuts`: when the scenario takes the network away from a camera, scenario seconds."""
+        """`cuts`: when the scenario takes the network away from a camera, scenario seconds.
+
+        `hears_fates`: False where only the cameras' half is told.
+        """
         self.speed = speed
+        self._faults = [_Fault.planned(plan, plans) for plan in faults]
         cut = Counter((begin, "cut") for begin, _ in cuts)
         cut.update((end, "mended") for _, end in cuts)
         self._cuts = sorted(((*when, n) for when, n in cut.items()), reverse=True)
         """(when, what, of how many cameras) of all still to come, the next one last."""
         self.tally = Tally()
+        self.tally.hears_fates = hears_fates
         self.tally.cameras = {plan.id: CameraTally(plan) for plan in plans}
         self.plans = tuple(plans)
         self.errors: Counter[str] = Counter()
@@ -192,8 +223,10 @@ class Wall:
         second.late = max(second.late, shot.late_s)
 
     def frame(self, record: FrameRecord) -> None:
+        if self.tally.knows(record):
+            return
         card = self._card(record.camera)
-        self.tally.frame(record)
+        self.tally.count(record)
         card.dirty = True
         card.newest_seq = max(record.seq, card.newest_seq or 0)
         answer = record.answer
@@ -256,6 +289,19 @@ class Wall:
         for look in card.looks:
             if look["seq"] == told.seq:
                 look["why"] = (told.text or told.error)[:TEXT]
+
+    def fault(self, name: str, state: str, at: float) -> None:
+        """What the run notes of one: it has `begun`, is `over`, or has `failed`."""
+        for one in self._faults:
+            if one.plan.id != name:
+                continue
+            if state == "begun":
+                one.start, one.end = at, max(at, one.plan.end)
+            elif state == "over":
+                one.end = max(one.start, at)
+            elif state == "failed" and not one.failed:
+                one.failed = True
+                self._tell_fault(one, at, "unplayed")
 
     def snap(self, snapshot: Snapshot, wall_ns: int) -> None:
         before, self.snapshot = self.snapshot, snapshot
@@ -325,6 +371,7 @@ class Wall:
         while self._cuts and self._cuts[-1][0] <= now:
             at, kind, count = self._cuts.pop()
             self._event(at, kind, "", count=count)
+        self._tell_faults(now)
         self._tell_turned(now)
         self._tell_onsets(now)
         told: dict[str, Any] = {}
@@ -440,6 +487,20 @@ class Wall:
                     card.told_fires.add(fire.id)
                     self._event(fire.onset, "onset", card.tally.plan.id, fire=fire.id)
 
+    def _tell_faults(self, now: float) -> None:
+        for one in self._faults:
+            if one.failed:
+                continue
+            if one.told == 0 and one.start <= now:
+                one.told = 1
+                self._tell_fault(one, one.start, "fault")
+            if one.told == 1 and one.start < one.end <= now:
+                one.told = 2
+                self._tell_fault(one, one.end, "fault_over")
+
+    def _tell_fault(self, one: _Fault, at: float, kind: str) -> None:
+        self._event(at, kind, one.camera, why=one.plan.kind, count=one.count)
+
     def _draw_points(self, wall_ns: int) -> None:
         """A point for every wall second that is over."""
         over = wall_ns // 1_000_000_000
@@ -470,6 +531,10 @@ class Wall:
             here.in_flight if here else None,
         ]
 
+    def _shown_until(self, one: _Fault) -> float:
+        momentary = one.plan.start == one.plan.end
+        return max(one.end, one.start + MOMENT_S * self.speed) if momentary else one.end
+
     def _latencies(self, number: int, window_s: int) -> list[float]:
         seconds = (self._seconds.get(n) for n in range(number - window_s + 1, number + 1))
         return [latency for s in seconds if s for latency in s.latencies]
@@ -497,6 +562,11 @@ class Wall:
             "scheduled": self.tally.scheduled,
             "fate": {f.value: n for f in FATES if (n := self.tally.fates[f])},
             "pending": self.tally.pending if self.tally.scheduled else None,
+            "faults": [
+                [one.plan.id, one.plan.kind, _short(one.start), one.camera, one.count]
+                for one in self._faults
+                if not one.failed and one.start <= now < self._shown_until(one)
+            ],
             "errors": dict(self.errors),
             "unreadable": dict(self.unreadable),
             "trouble": self.trouble,
@@ -541,6 +611,11 @@ class Wall:
                 "truth": plan.truth,
                 "fires": [[f.id, f.onset, f.end] for f in plan.fires],
                 "outages": [list(outage) for outage in plan.outages],
+                "faults": [
+                    n
+                    for n, one in enumerate(self._faults)
+                    if one.plan.meets(name) and not one.failed
+                ],
                 "alarms": [[a.at, a.kind, a.seq] for a in card.alarms if a.at >= begin],
                 "alarms_hidden": 0,
                 "bins": {},
@@ -554,6 +629,10 @@ class Wall:
                     "l": [f.latency_s for f in frames],
                 },
             },
+            "faults": [
+                [one.plan.id, one.plan.kind, _short(one.start), _short(one.end)]
+                for one in self._faults
+            ],
             "looks": list(reversed(card.looks)),
             "alarms": [
                 {

@@ -22,6 +22,7 @@ from earlyfire_stream.records import (
     AlarmRecord,
     CameraPlan,
     Explanation,
+    FaultPlan,
     FrameRecord,
     Playing,
     Shot,
@@ -93,6 +94,7 @@ class Watcher:
         self._clock: Clock | None = None
         self._snapshot: Callable[[], Snapshot] | None = None
         self._cuts: tuple[tuple[float, float], ...] = ()
+        self._faults: tuple[FaultPlan, ...] = ()
         self._glance_at = 0.0
         self._newest_at = 0.0
         self._ended: tuple[float, int] | None = None
@@ -129,7 +131,7 @@ class Watcher:
         self.folder = folder
 
     def opened(self, playing: Playing) -> None:
-        self._cuts = playing.network_outages
+        self._cuts, self._faults = playing.network_outages, playing.faults
         self.told = replace(self.told, run=playing.run, engine=playing.engine, model=playing.model)
 
     def explanation(self, record: Explanation) -> None:
@@ -173,7 +175,8 @@ class Watcher:
                     self.wall.snap(snapshot, self.now()[1])
                 case (plans, clock):
                     self._clock = clock
-                    self.wall = Wall(plans, clock.speed, self._cuts)
+                    heard = self._snapshot is not None
+                    self.wall = Wall(plans, clock.speed, self._cuts, self._faults, heard)
                     self.told = replace(
                         self.told, began=True, stage="", share=None, virtual=clock.virtual
                     )

@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from earlyfire_stream import __version__
 from earlyfire_stream.clock import Clock
+from earlyfire_stream.gaps import Unsent
 from earlyfire_stream.metrics.endpoint import write
 from earlyfire_stream.metrics.families import (
     CAMERA_SERIES,
@@ -202,8 +203,7 @@ class Metrics:
         # the cameras' half
         self._scheduled = self._published = self._bytes = 0
         self._unsent: dict[str, int] = {}
-        self._unsent_frames: set[tuple[str, int]] = set()
-        """Frames never sent, until the consumer notes the gap: one event, not two fates."""
+        self._unsent_frames = Unsent()
         self._sent: set[str] = set()
         self._truths: dict[tuple[str, int], tuple[tuple[Truth, ...], bool | None]] = {}
         self._lateness = _Histogram(LATENESS_S)
@@ -307,15 +307,13 @@ class Metrics:
         if self._snapshot is None:
             self._sent.discard(shot.camera)
         else:
-            self._unsent_frames.add((shot.camera, shot.seq))
+            self._unsent_frames.withheld(shot.camera, shot.seq)
             self._fates.setdefault((Fate.UNSENT, reason), _Cell()).count += 1
 
     def frame(self, record: FrameRecord) -> None:
         name, fate = record.camera, record.fate
-        if self._unsent_frames and (name, record.seq) in self._unsent_frames:
-            self._unsent_frames.discard((name, record.seq))
-            if fate is Fate.LOST:
-                return
+        if self._unsent_frames and self._unsent_frames.explains(name, record.seq, fate):
+            return
         key = fate, record.reason
         cell = self._fates.get(key)
         if cell is None:
