@@ -46,6 +46,7 @@ class Fleet:
         seed: int,
         duration: float | None,
         live: Live | None = None,
+        off: Callable[[str, float], bool] = lambda *_: False,
     ) -> None:
         self._run = run
         self._cameras = cameras
@@ -60,6 +61,8 @@ class Fleet:
         self._seed = seed
         self._duration = duration
         self._live = live or {}
+        self._off = off
+        """(camera, scenario second): has a fault switched it off, beside its own outages?"""
         self.last_seqs: dict[str, int] = {camera.id: -1 for camera in cameras}
         """Camera -> last seq that fell due so far; -1 for none."""
 
@@ -76,7 +79,9 @@ class Fleet:
         times, phase = self._reel.times[camera.id], self._phases[camera.id]
         for due in dues(camera, phase, times, self._duration, self._seed):
             await self._clock.until(due.captured_at)
-            off = any(due.captured_at in window for window in camera.outages)
+            off = any(due.captured_at in window for window in camera.outages) or self._off(
+                camera.id, due.captured_at
+            )
             if off == online:
                 online = not off
                 self._tell_status(camera.id, online)

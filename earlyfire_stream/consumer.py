@@ -317,8 +317,21 @@ class Consumer:
         self._stop.set()
         self._moved.set()
 
+    def take_over(self, fallen: Consumer) -> None:
+        """Go on where one has ended that was cancelled: a frame that it saw has its fate.
+
+        Of what it thought of the cameras nothing is left, as after the end of its process.
+        """
+        self._joined_late = True
+        for name, camera in fallen._cameras.items():
+            mine = self._cameras.setdefault(name, _Camera(foreign=camera.foreign))
+            mine.gaps, mine.last_at = camera.gaps, camera.last_at
+
     async def watch(self) -> None:
-        """Work until the stream has ended or `stop` is called. Every frame then has its fate."""
+        """Work until the stream has ended or `stop` is called. Every frame then has its fate.
+
+        Cancelled, it leaves what it had in hand as `abandoned(killed)`.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 intake = group.create_task(self._receive_all(), name="intake")
@@ -335,8 +348,11 @@ class Consumer:
                 self._wake.set()
                 for task in (housekeeping, *crew):
                     task.cancel()
+        except asyncio.CancelledError:
+            self._abandon_rest(Reason.KILLED)
+            raise
         finally:
-            self._abandon_rest()
+            self._abandon_rest(Reason.STOPPED)
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -424,11 +440,11 @@ class Consumer:
                 )
             )
 
-    def _abandon_rest(self) -> None:
+    def _abandon_rest(self, why: Reason) -> None:
         for waiting in (*self._mailbox.empty(), *self._in_flight.values()):
-            self._fate(waiting, Fate.ABANDONED, Reason.STOPPED, admitted=True)
+            self._fate(waiting, Fate.ABANDONED, why, admitted=True)
         for waiting in self._undecided.values():
-            self._fate(waiting, Fate.ABANDONED, Reason.STOPPED)
+            self._fate(waiting, Fate.ABANDONED, why)
         self._undecided.clear()
         for camera in self._cameras.values():
             self._let_go(camera)

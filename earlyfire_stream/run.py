@@ -35,9 +35,11 @@ from earlyfire_stream import logs
 from earlyfire_stream.camera import Fleet
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.consumer import Consumer, Seat, check
+from earlyfire_stream.drill import PROXIED, Drill, Reach
 from earlyfire_stream.engines import create
-from earlyfire_stream.engines.base import Engine, Gauged, Traits
+from earlyfire_stream.engines.base import Engine, Gauged, Housed, Traits
 from earlyfire_stream.errors import Interrupted, TransportError, UsageError
+from earlyfire_stream.faults import FaultyEngine, FaultyLink, Planned, flapping, planned, spells
 from earlyfire_stream.folder import KeyFrames, RunFile, free_name
 from earlyfire_stream.frames import SHARDS, shard_of
 from earlyfire_stream.merged import load, whole
@@ -83,10 +85,12 @@ from earlyfire_stream.sources.base import Label, LiveSource, Source
 from earlyfire_stream.sources.stream import open_live
 from earlyfire_stream.transport.address import BrokerAddress, mqtt_version
 from earlyfire_stream.transport.base import Control, Inlet, Link
-from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
+from earlyfire_stream.transport.broker import BrokerKind, EmbeddedBroker, embedded_broker
 from earlyfire_stream.transport.memory import MemoryHub
 from earlyfire_stream.transport.mqtt import MqttInlet, MqttLink
 from earlyfire_stream.transport.network import NetworkLink
+from earlyfire_stream.transport.proxy import Proxy
+from earlyfire_stream.watcher import Watcher
 
 LEAD_S = 1.0
 """Wall seconds between everything being ready and scenario second 0."""
@@ -163,7 +167,9 @@ async def play(
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
     _check_virtual(scenario, clock, options)
-    engine = create(scenario.engine, clock, scenario.seed, base=loaded.base)
+    faults = planned(scenario)
+    bare = create(scenario.engine, clock, scenario.seed, base=loaded.base)
+    engine = _spoiled_engine(bare, faults, clock, scenario)
     if clock.virtual and not engine.traits.virtual_ok:
         raise UsageError(
             f"engine {scenario.engine.name} cannot run in virtual time; use baseline or simulated, "
@@ -181,10 +187,9 @@ async def play(
             await stack.enter_async_context(engine)
             check(scenario, engine.traits)
             stock = await _open_stock(stack, loaded, clock, tell, engine, options.shelf)
-            bare, inlet = await _open_transport(
-                stack, scenario, options, run, stock.plans, clock, tell
+            link, watcher, reach = await _open_transport(
+                stack, scenario, options, run, stock.plans, clock, tell, faults
             )
-            link = await stack.enter_async_context(_network(bare, stock.cameras, scenario, clock))
         write_run = RunFile(
             options.out / name,
             run,
@@ -208,29 +213,39 @@ async def play(
             if truths is not None and isinstance(record, FrameRecord):
                 truths.forget(record.camera, record.seq)
 
-        consumer = Consumer(
-            run,
-            scenario,
-            {plan.id: Seat(plan) for plan in stock.plans},
-            inlet,
-            engine,
-            clock,
-            emit,
-            truth_of=truths.of if truths is not None else None,
-            strangers=False,
-            pixels=not isinstance(stock.reel, BlankReel),
-            on_alarm_frame=keep,
-            on_missed_frame=keep.missed,
-            on_picture=tell.picture,
+        def consumer(inlet: Inlet) -> Consumer:
+            return Consumer(
+                run,
+                scenario,
+                {plan.id: Seat(plan) for plan in stock.plans},
+                inlet,
+                engine,
+                clock,
+                emit,
+                truth_of=truths.of if truths is not None else None,
+                strangers=False,
+                pixels=not isinstance(stock.reel, BlankReel),
+                on_alarm_frame=keep,
+                on_missed_frame=keep.missed,
+                on_picture=tell.picture,
+            )
+
+        watcher.employ(consumer, lambda: _note_end(records_log, clock, watcher))
+        learn = truths.learn if truths is not None else _unheard
+        way = await stack.enter_async_context(
+            _way(link, stock.cameras, scenario, clock, faults, learn)
         )
-        fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell, truths)
-        control = await _announce(run, link, loaded, clock, write_run)
-        await _echo(inlet, control)
+        fleet = _fleet(run, stock, way, scenario, clock, cameras_log, tell, faults)
+        control = await _announce(run, way.link, loaded, clock, write_run)
+        await _echo(watcher.inlet, control)
         tell.opened(_playing("run", run, scenario, engine.traits))
-        tell.begin(stock.plans, clock, consumer.snapshot)
-        playing = _play_fleet(fleet, link, control, stop)
+        tell.begin(stock.plans, clock, watcher.snapshot)
+        logs_ = [cameras_log, records_log]
+        reach = replace(reach, logs=logs_, watcher=watcher, worker_pid=_worker_of(bare))
+        drill = Drill(faults, reach, clock, records_log.note)
+        playing = _play_fleet(fleet, way.link, control, stop, drill)
         async with _gauging(folder, engine, scenario, clock):
-            await _watch(consumer, inlet, [cameras_log, records_log], clock, stop, playing)
+            await _watch(watcher, logs_, clock, stop, playing)
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
     warnings = (*stock.reel.warnings, *keep.warnings)
@@ -252,6 +267,7 @@ async def play_cameras(
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
     address = _half_address(scenario, options)
+    faults = planned(scenario)
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
         name = free_name(options.out, scenario.name, "cameras")
@@ -261,18 +277,25 @@ async def play_cameras(
             tell.stage(f"broker {address}")
             await mqtt_version(address)  # before pictures are made for nothing
             stock = await _open_stock(stack, loaded, clock, tell)
-            mqtt = await stack.enter_async_context(_mqtt_link(address, scenario, run, stock.plans))
-            link = await stack.enter_async_context(_network(mqtt, stock.cameras, scenario, clock))
+            reach = await _proxied(stack, address, faults, cameras=True)
+            mqtt = await stack.enter_async_context(
+                _mqtt_link(reach.camera_address(address), scenario, run, stock.plans)
+            )
+            way = await stack.enter_async_context(
+                _way(mqtt, stock.cameras, scenario, clock, faults, _unheard)
+            )
         write_run = RunFile(options.out / name, run, loaded, None, clock, stock.plans, str(address))
         folder = write_run.new_folder()
         cameras_log = await stack.enter_async_context(Log(folder / CAMERAS_LOG))
-        fleet = _fleet(run, stock, link, scenario, clock, cameras_log, tell)
-        control = await _announce(run, link, loaded, clock, write_run)
+        fleet = _fleet(run, stock, way, scenario, clock, cameras_log, tell, faults)
+        control = await _announce(run, way.link, loaded, clock, write_run)
         tell.opened(_playing("cameras", run, scenario))
         tell.begin(stock.plans, clock, None)
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(cameras_log.failed(), name="cameras log")
-            await _play_fleet(fleet, link, control, stop)
+            reach = replace(reach, client_of=mqtt.client_of, logs=[cameras_log])
+            drill = Drill(faults, reach, clock, cameras_log.note)
+            await _play_fleet(fleet, way.link, control, stop, drill)
             guard.cancel()
         played_s = _played_s(clock, scenario)
     warnings = tuple(stock.reel.warnings)
@@ -291,7 +314,9 @@ async def play_consumer(
     scenario = loaded.scenario
     clock = Clock(scenario.speed)
     address = _half_address(scenario, options)
-    engine = create(scenario.engine, clock, scenario.seed, base=loaded.base)
+    faults = planned(scenario)
+    bare = create(scenario.engine, clock, scenario.seed, base=loaded.base)
+    engine = _spoiled_engine(bare, faults, clock, scenario)
     tell = _Tell(observers)
     foreign = options.topic is not None
     earlier = load(options.folder) if options.folder is not None else None
@@ -317,11 +342,14 @@ async def play_consumer(
             await stack.enter_async_context(engine)
             check(scenario, engine.traits)
             tell.stage(f"broker {address}")
-            inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
+            reach = await _proxied(stack, address, faults, consumer=True)
+            watcher = await stack.enter_async_context(
+                Watcher(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
+            )
             if not foreign:
                 tell.stage(f"waiting for the cameras of run {run!r}")
                 start_ns = earlier.run["start_ns"] if earlier is not None else None
-                control = await inlet.control(start_ns)
+                control = await watcher.inlet.control(start_ns)
                 _check_control(loaded, control, start_ns)
                 clock.speed = control.speed
                 clock.begin(control.start_ns)
@@ -343,27 +371,34 @@ async def play_consumer(
             records_log.write(record)
             tell.record(record)
 
-        consumer = Consumer(
-            run,
-            scenario,
-            {p.id: Seat(p, frozenset(known.get(p.id, ()))) for p in plans},
-            inlet,
-            engine,
-            clock,
-            emit,
-            truth_of=truths.of if truths is not None and engine.traits.needs_truth else None,
-            foreign=foreign,
-            strangers=foreign,
-            shards=options.shards,
-            joined_late=clock.now() > 0 or earlier is not None,
-            on_alarm_frame=keep,
-            on_missed_frame=keep.missed,
-            on_picture=tell.picture,
-        )
+        joined_late = clock.now() > 0 or earlier is not None
+
+        def consumer(inlet: Inlet) -> Consumer:
+            return Consumer(
+                run,
+                scenario,
+                {p.id: Seat(p, frozenset(known.get(p.id, ()))) for p in plans},
+                inlet,
+                engine,
+                clock,
+                emit,
+                truth_of=truths.of if truths is not None and engine.traits.needs_truth else None,
+                foreign=foreign,
+                strangers=foreign,
+                shards=options.shards,
+                joined_late=joined_late,
+                on_alarm_frame=keep,
+                on_missed_frame=keep.missed,
+                on_picture=tell.picture,
+            )
+
+        watcher.employ(consumer, lambda: _note_end(records_log, clock, watcher))
         tell.opened(_playing("consume", run, scenario, engine.traits))
-        tell.begin(plans, clock, consumer.snapshot)
-        async with _gauging(folder, engine, scenario, clock):
-            await _watch(consumer, inlet, [records_log], clock, stop)
+        tell.begin(plans, clock, watcher.snapshot)
+        reach = replace(reach, logs=[records_log], watcher=watcher, worker_pid=_worker_of(bare))
+        drill = Drill(faults, reach, clock, records_log.note)
+        async with _gauging(folder, engine, scenario, clock), drill.going_on():
+            await _watch(watcher, [records_log], clock, stop)
         played_s = _played_s(clock, scenario)
     warnings = tuple(keep.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
@@ -582,23 +617,57 @@ async def _open_transport(
     plans: Sequence[CameraPlan],
     clock: Clock,
     tell: _Tell,
-) -> tuple[Link, Inlet]:
+    faults: Sequence[Planned],
+) -> tuple[Link, Watcher, Reach]:
+    """The cameras' link, the consumer's place at its inlet, and what lies between them."""
     if clock.virtual or options.broker == "memory":
+        if away := [one.plan.id for one in faults if one.plan.kind in (*PROXIED, "broker-restart")]:
+            raise UsageError(f"fault {away[0]} needs a broker; --broker memory has none")
         hub = MemoryHub(clock.wall_ns)
-        return await stack.enter_async_context(hub.link()), await stack.enter_async_context(
-            hub.inlet()
-        )
-    address = options.broker
+        link = await stack.enter_async_context(hub.link())
+        return link, await stack.enter_async_context(Watcher(hub.inlet)), Reach()
+    address, broker = options.broker, None
     if not isinstance(address, BrokerAddress):
         broker = await stack.enter_async_context(embedded_broker(address))
         address = broker.address
         tell.stage(f"private broker: {broker.kind} on {address}")
     else:
         tell.stage(f"broker {address}")
+        if ours := [one.plan.id for one in faults if one.plan.kind == "broker-restart"]:
+            raise UsageError(
+                f"fault {ours[0]}: a broker of somebody else's cannot be restarted from here; "
+                "leave --broker out, or write broker-gone"
+            )
+    reach = await _proxied(stack, address, faults, broker, cameras=True, consumer=True)
     # The consumer subscribes before the first frame is sent.
-    inlet = await stack.enter_async_context(_mqtt_inlet(address, options, run, clock))
-    link = await stack.enter_async_context(_mqtt_link(address, scenario, run, plans))
-    return link, inlet
+    watcher = await stack.enter_async_context(
+        Watcher(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
+    )
+    mqtt = await stack.enter_async_context(
+        _mqtt_link(reach.camera_address(address), scenario, run, plans)
+    )
+    return mqtt, watcher, replace(reach, client_of=mqtt.client_of)
+
+
+async def _proxied(
+    stack: AsyncExitStack,
+    address: BrokerAddress,
+    faults: Sequence[Planned],
+    broker: EmbeddedBroker | None = None,
+    *,
+    cameras: bool = False,
+    consumer: bool = False,
+) -> Reach:
+    """Put proxies before the broker where a fault needs one."""
+    # A private broker that is gone is really ended.
+    kinds = PROXIED if broker is None else PROXIED - {"broker-gone"}
+    if not any(one.plan.kind in kinds for one in faults):
+        return Reach(broker)
+    return Reach(
+        broker,
+        await stack.enter_async_context(Proxy(address)) if cameras else None,
+        await stack.enter_async_context(Proxy(address)) if consumer else None,
+    )
 
 
 def _mqtt_link(
@@ -685,21 +754,59 @@ def _shards_name(shards: frozenset[int]) -> str:
 # --- playing -------------------------------------------------------------------------------------
 
 
-def _network(
-    link: Link, cameras: Sequence[Camera], scenario: Scenario, clock: Clock
-) -> NetworkLink:
-    return NetworkLink(link, {c.id: c.network for c in cameras}, clock, scenario.seed)
+def _spoiled_engine(
+    bare: Engine, faults: Sequence[Planned], clock: Clock, scenario: Scenario
+) -> Engine:
+    if not any(one.plan.kind.startswith("engine-") for one in faults):
+        return bare
+    return FaultyEngine(bare, faults, clock, scenario.seed, scenario.engine.timeout)
+
+
+def _worker_of(engine: Engine) -> Callable[[], int | None]:
+    return lambda: engine.worker_pid if isinstance(engine, Housed) else None
+
+
+Hear = Callable[[str, int, Label], None]
+
+
+def _unheard(camera: str, seq: int, label: Label) -> None:
+    """Nobody in this process asks for the truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """From the cameras to the broker, with all that happens to frames on it."""
+
+    link: Link
+    learn: Hear
+    """To be told each frame's truth just before it is published."""
+
+
+@contextlib.asynccontextmanager
+async def _way(
+    link: Link,
+    cameras: Sequence[Camera],
+    scenario: Scenario,
+    clock: Clock,
+    faults: Sequence[Planned],
+    hear: Hear,
+) -> AsyncIterator[_Way]:
+    networks = {c.id: c.network for c in cameras}
+    bad = spells(faults, networks)
+    async with NetworkLink(link, networks, clock, scenario.seed, bad) as network:
+        spoiling = FaultyLink(network, faults, clock, scenario.seed, hear)
+        yield _Way(spoiling, spoiling.learn)
 
 
 def _fleet(
     run: str,
     stock: _Stock,
-    link: Link,
+    way: _Way,
     scenario: Scenario,
     clock: Clock,
     log: Log,
     tell: _Tell,
-    truths: _Truths | None = None,
+    faults: Sequence[Planned],
 ) -> Fleet:
     def on_shot(shot: Shot) -> None:
         log.write(shot)
@@ -710,13 +817,14 @@ def _fleet(
         stock.cameras,
         stock.phases,
         stock.reel,
-        link,
+        way.link,
         clock,
-        on_label=truths.learn if truths is not None else lambda *_: None,
+        on_label=way.learn,
         on_shot=on_shot,
         seed=scenario.seed,
         duration=scenario.duration,
         live=stock.live,
+        off=flapping(faults),
     )
 
 
@@ -733,8 +841,7 @@ async def _announce(
 
 
 async def _watch(
-    consumer: Consumer,
-    inlet: Inlet,
+    watcher: Watcher,
     logs: Sequence[Log],
     clock: Clock,
     stop: asyncio.Event,
@@ -743,23 +850,20 @@ async def _watch(
     """Run the consumer to its end, the fleet beside it where it is ours; a failed log ends both."""
     records_log = logs[-1]
 
-    async def stop_consumer() -> None:
+    async def stop_watcher() -> None:
         await stop.wait()
-        consumer.stop()
+        watcher.stop()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(log.failed(), name=f"guard {log.path}") for log in logs]
-            beside.append(group.create_task(_pulse(records_log, clock, consumer), name="pulse"))
-            watching = group.create_task(consumer.watch(), name="consumer")
-            if playing is not None:
-                await playing  # when it is stopped, it still tells the consumer its last frames
-            beside.append(group.create_task(stop_consumer(), name="stop"))
-            await watching
-            for task in beside:
-                task.cancel()
-    finally:
-        _note_end(records_log, clock, consumer, inlet)
+    async with asyncio.TaskGroup() as group:
+        beside = [group.create_task(log.failed(), name=f"guard {log.path}") for log in logs]
+        beside.append(group.create_task(_pulse(records_log, clock, watcher), name="pulse"))
+        watching = group.create_task(watcher.watch(), name="watcher")
+        if playing is not None:
+            await playing  # when it is stopped, it still tells the consumer its last frames
+        beside.append(group.create_task(stop_watcher(), name="stop"))
+        await watching
+        for task in beside:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -789,12 +893,15 @@ async def _gauging(
             raise ended
 
 
-async def _play_fleet(fleet: Fleet, link: Link, control: Control, stop: asyncio.Event) -> None:
+async def _play_fleet(
+    fleet: Fleet, link: Link, control: Control, stop: asyncio.Event, drill: Drill
+) -> None:
     """Play until the fleet is through or `stop` is set, then say what the last frames were."""
     playing = asyncio.create_task(fleet.play(), name="fleet")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with drill.going_on():
+            await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if playing.done():
             playing.result()
     finally:
@@ -809,7 +916,7 @@ def _played_s(clock: Clock, scenario: Scenario) -> float:
     return now if scenario.duration is None else min(now, scenario.duration)
 
 
-async def _pulse(log: Log, clock: Clock, consumer: Consumer) -> None:
+async def _pulse(log: Log, clock: Clock, watcher: Watcher) -> None:
     """Note now and then how the process itself fares; in virtual time that would mean nothing."""
     while not clock.virtual:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -819,8 +926,8 @@ async def _pulse(log: Log, clock: Clock, consumer: Consumer) -> None:
             scenario_s=round(clock.now(), 3),
             rss_bytes=_rss_bytes(),
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
-            concurrency=consumer.limit,
-            tokens_per_s=consumer.snapshot().tokens_per_s,
+            concurrency=watcher.consumer.limit,
+            tokens_per_s=watcher.snapshot().tokens_per_s,
         )
         await asyncio.sleep(PULSE_S)
 
@@ -834,9 +941,9 @@ def _rss_bytes() -> int | None:
     return pages * resource.getpagesize()
 
 
-def _note_end(log: Log, clock: Clock, consumer: Consumer, inlet: Inlet) -> None:
-    seen = consumer.snapshot()
-    counts = inlet.counts
+def _note_end(log: Log, clock: Clock, watcher: Watcher) -> None:
+    seen = watcher.consumer.snapshot()
+    counts = watcher.inlet.counts
     refused = Counter(seen.refused) + counts.refused
     log.note(
         "session_end",

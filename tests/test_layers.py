@@ -43,9 +43,13 @@ LAYERS: dict[str, int] = {
     "consumer": 4,
     "folder": 4,
     "faults": 4,
+    "watcher": 4,
+    "drill": 4,
+    "faults": 4,
     "run": 5,
     "bench": 6,
     "blocks": 6,
+    "soak": 6,
     "doctor": 5,
     "logs": 3,
     "cli": 7,
@@ -53,6 +57,9 @@ LAYERS: dict[str, int] = {
 }
 
 SIBLINGS: set[tuple[str, str]] = {
+    ("watcher", "consumer"),
+    ("drill", "faults"),
+    ("drill", "watcher"),
     ("scenario", "verdict"),
     ("scenario", "records"),  # a camera's plan is what the scorer knows of a scenario
     ("records", "verdict"),

@@ -142,6 +142,15 @@ class Gauged(Protocol):
         a server that cannot be asked gives none."""
 
 
+@runtime_checkable
+class Housed(Protocol):
+    """An engine whose model runs in a process of ours."""
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Of that process; None while there is none, or it is somebody else's."""
+
+
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
     """`engine 'olama' is unknown; did you mean 'ollama'? Known: ...`"""
     names = sorted(known)

@@ -266,6 +266,10 @@ class HfEngine:
 
     # --- one look ---
 
+    @property
+    def worker_pid(self) -> int | None:
+        return self.supervisor.pid if self.supervisor is not None else None
+
     async def infer(self, request: Request) -> Reply:
         await self._follow()
         try:
