@@ -52,6 +52,14 @@ from earlyfire_stream.scoring.operating import (
     parse_policies,
     parse_thresholds,
 )
+from earlyfire_stream.soak import command as soaking
+from earlyfire_stream.soak.asked import parse_bytes
+from earlyfire_stream.soak.folder import SoakFolder
+from earlyfire_stream.soak.judging import State
+from earlyfire_stream.soak.play import play_leg
+from earlyfire_stream.soak.tables import summary as soak_summary
+from earlyfire_stream.soak.tables import window_line
+from earlyfire_stream.soak.windows import Window
 from earlyfire_stream.transport.address import BrokerAddress, read_password
 from earlyfire_stream.worker.command import worker
 
@@ -740,6 +748,172 @@ def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None
     if interrupted:
         typer.echo(f"interrupted; go on with: earlyfire bench --resume {ledger.folder}", err=True)
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command("soak", cls=LiveCommand)
+def soak_command(
+    scenario: Annotated[
+        str | None, typer.Argument(help="A scenario file or name; not needed with --resume.")
+    ] = None,
+    for_: Annotated[str | None, typer.Option("--for", help="How long, such as 30m or 8h.")] = None,
+    ramp: Annotated[
+        str | None,
+        typer.Option(help="A growing fleet: cameras=10:200:+10/5m (first:most:+by/every)."),
+    ] = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(help="Play the scenario's faults again and again, such as every 30m."),
+    ] = None,
+    no_faults: Annotated[
+        bool, typer.Option("--no-faults", help="Leave the scenario's faults out.")
+    ] = False,
+    window: Annotated[
+        str | None, typer.Option(help="Of counting; else 5m, less for a short soak.")
+    ] = None,
+    p95_latency: Annotated[
+        str | None, typer.Option("--p95-latency", help="Limit, capture to answer, such as 5s.")
+    ] = None,
+    drop_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Limit: wanted frames without an answer.")
+    ] = None,
+    error_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Limit: requests that failed.")
+    ] = None,
+    ttfd: Annotated[
+        str | None, typer.Option(help="Limit: median from onset to alarm, such as 30s.")
+    ] = None,
+    rss_slope: Annotated[
+        str | None, typer.Option(help="Limit: growth of a process an hour, such as 20MB.")
+    ] = None,
+    latency_slope: Annotated[
+        float | None, typer.Option(help="Limit: growth of a request's time an hour, 0.1: a tenth.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="What a process may grow to; else what this machine has.")
+    ] = None,
+    score_up_to: Annotated[
+        int, typer.Option(min=0, help="Frames beyond which the full score is left out.")
+    ] = 1_000_000,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the soak of this folder.")] = None,
+    engine: EngineOpt = None,
+    model: ModelOpt = None,
+    profile: ProfileOpt = None,
+    url: UrlOpt = None,
+    worker: WorkerOpt = None,
+    recording: RecordingOpt = None,
+    prompt: PromptOpt = None,
+    settings: SetOpt = None,
+    speed: SpeedOpt = None,
+    seed: SeedOpt = None,
+    broker: Annotated[str, typer.Option(help=BROKER_HELP)] = "auto",
+    password_file: PasswordOpt = None,
+    out: OutOpt = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print soak.json.")] = False,
+    live: LiveOpt = None,
+    metrics: MetricsOpt = None,
+    linger: LingerOpt = None,
+    camera_series: CameraSeriesOpt = CAMERA_SERIES,
+    log_format: LogFormatOpt = None,
+    log_level: LogLevelOpt = None,
+) -> None:
+    """Hours of load, in windows: rates, drops, latency, memory; exits with 99 beyond a limit."""
+    given: dict[str, Any] = {
+        "scenario": None if scenario is None else str(catalogue.find(scenario).absolute()),
+        "for_s": _seconds(for_),
+        "ramp": ramp,
+        "faults_every_s": _seconds(faults),
+        "no_faults": no_faults,
+        "window_s": _seconds(window),
+        "slo": {
+            "p95_latency": _seconds(p95_latency),
+            "drop_share": drop_share,
+            "error_share": error_share,
+            "ttfd": _seconds(ttfd),
+            "rss_slope": None if rss_slope is None else parse_bytes(rss_slope),
+            "latency_slope": latency_slope,
+        },
+        "memory_limit": memory_limit,
+        "score_up_to": score_up_to,
+        "settings": settings,
+        "overrides": {
+            "engine": engine,
+            "model": model,
+            "profile": profile,
+            "url": url,
+            "worker": _listed(worker),
+            "recording": _absolute(recording),
+            "prompt": prompt,
+            "speed": speed,
+            "seed": seed,
+        },
+        "broker": broker,
+        "password_file": _absolute(password_file),
+    }
+    soak = None
+    if resume is not None:
+        if scenario is not None or for_ is not None:
+            raise UsageError("--resume goes on with what was asked then; leave the rest out")
+        soak = SoakFolder.resume(resume)
+        given = dict(soak.asked)
+    elif scenario is None or for_ is None:
+        raise UsageError("name a scenario and say how long: earlyfire soak demo --for 30m")
+    plan = soaking.plan(given, lambda g: _loaded(g["scenario"], g["settings"], **g["overrides"]))
+    played_s = 0.0 if soak is None else soak.played_s()
+    loaded = plan.leg(played_s)
+    file = given["password_file"]
+    options = run.Options(broker=_broker(given["broker"], None if file is None else Path(file)))
+    place = out if soak is None else soak.path
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        _say(soaking.check_disk(plan.need(played_s), place))
+        if soak is None:
+            settled = plan.loaded.scenario
+            soak = SoakFolder.new(out, settled.name, settled.engine.name, given)
+        with (
+            soaking.emptied(soak),
+            serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
+            _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
+        ):
+            outcome = _soak(soak, plan, loaded, options, measured, shown)
+            found = soaking.finished(soak, plan)
+    if as_json:
+        typer.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
+    else:
+        console = Console(highlight=False)
+        console.print("", soak_summary(found, console.width))
+        typer.echo(f"\nsoak folder: {soak.path}")
+    for warning in outcome.warnings:
+        _say(warning, logging.WARNING)
+    if outcome.interrupted:
+        _say(f"interrupted; go on with: earlyfire soak --resume {soak.path}")
+        raise typer.Exit(INTERRUPTED)
+    if found.state is State.BREACHED:
+        raise typer.Exit(THRESHOLD_FAILED)
+    if found.state is State.UNDECIDED:
+        _say("undecided: too little was measured for a limit that was set; soak longer")
+        raise typer.Exit(BAD_INPUT)
+
+
+def _soak(
+    soak: SoakFolder,
+    plan: soaking.Plan,
+    loaded: Loaded,
+    options: run.Options,
+    measured: Metrics,
+    shown: Observer | None,
+) -> run.Outcome:
+    def told(window: Window) -> None:
+        line = window_line(window, plan.asked.for_s)
+        if logs.is_json():
+            log.info("%s", line)
+        else:
+            typer.echo(line)
+
+    async def play(
+        loaded: Loaded, options: run.Options, observers: list[Observer], stop: asyncio.Event
+    ) -> run.Outcome:
+        return await play_leg(soak, plan.asked, loaded, options, observers, stop, told)
+
+    return _play(play, loaded, options, measured, shown)
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -50,6 +50,7 @@ LAYERS: dict[str, int] = {
     "bench": 6,
     "blocks": 6,
     "soak": 6,
+    "soak": 6,
     "doctor": 5,
     "logs": 3,
     "cli": 7,

@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = [
     "ENGINES",
     "FAULTS",
+    "SLO",
     "AlarmPolicy",
     "BoxAt",
     "Budget",
@@ -837,6 +838,27 @@ class Engine(Model):
             yield from _no_password(self.url, "url", "nothing")
 
 
+class SLO(Model):
+    """What `earlyfire soak` holds a run to; what is left out is told but not judged.
+
+    Memory and slowing down are judged in any case, against what `soak` takes for a leak and for an
+    engine that gets slower.
+    """
+
+    p95_latency: Duration | None = None
+    """Of the answers, wall seconds from capture."""
+    drop_share: Unit | None = None
+    """Of the frames that sampling wanted: those that got no answer."""
+    error_share: Unit | None = None
+    """Of the requests: those that failed or brought nothing readable."""
+    ttfd: Duration | None = None
+    """The median over the fires that were watched, scenario seconds; an undetected one counts."""
+    rss_slope: Annotated[float, Field(gt=0)] | None = None
+    """Growth of each process's resident memory, bytes an hour."""
+    latency_slope: Annotated[float, Field(gt=0)] | None = None
+    """Growth of the time that a request takes, as a share of it an hour: 0.1 is a tenth."""
+
+
 class Scenario(Model):
     """A whole scenario file."""
 
@@ -865,6 +887,7 @@ class Scenario(Model):
     engine: Engine = Engine()
     faults: tuple[Fault, ...] = ()
     """What goes wrong on purpose, and when."""
+    slo: SLO = SLO()
 
     def conflicts(self) -> Iterator[Conflict]:
         if not self.cameras and not self.datasets:

@@ -1,0 +1,1 @@
+"""Hours of load on an engine: what it serves, what it drops, and whether anything grows."""
