@@ -27,11 +27,11 @@ from pathlib import Path
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.errors import EarlyfireError
 from earlyfire_stream.faults import Planned
+from earlyfire_stream.lookout import Lookout
 from earlyfire_stream.records import Log
 from earlyfire_stream.transport.address import BrokerAddress
 from earlyfire_stream.transport.broker import EmbeddedBroker
 from earlyfire_stream.transport.proxy import Proxy
-from earlyfire_stream.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Reach:
     client_of: Mapping[str, str] = field(default_factory=dict)
     """Camera -> its MQTT client."""
     logs: Sequence[Log] = ()
-    watcher: Watcher | None = None
+    lookout: Lookout | None = None
     worker_pid: Callable[[], int | None] = lambda: None
 
     def camera_address(self, broker: BrokerAddress) -> BrokerAddress:
@@ -145,8 +145,8 @@ class Drill:
                 return _busy(fault.settings.processes)
             case "host-disk-full":
                 return self._no_room()
-            case "host-consumer-killed" if self._reach.watcher is not None:
-                return self._reach.watcher.down()
+            case "host-consumer-killed" if self._reach.lookout is not None:
+                return self._reach.lookout.down()
             case "host-worker-killed":
                 return self._worker_killed()
             case _:

@@ -42,6 +42,7 @@ from earlyfire_stream.errors import Interrupted, TransportError, UsageError
 from earlyfire_stream.faults import FaultyEngine, FaultyLink, Planned, flapping, planned, spells
 from earlyfire_stream.folder import KeyFrames, RunFile, free_name
 from earlyfire_stream.frames import SHARDS, shard_of
+from earlyfire_stream.lookout import Lookout
 from earlyfire_stream.merged import load, whole
 from earlyfire_stream.records import (
     CAMERAS_LOG,
@@ -90,7 +91,6 @@ from earlyfire_stream.transport.memory import MemoryHub
 from earlyfire_stream.transport.mqtt import MqttInlet, MqttLink
 from earlyfire_stream.transport.network import NetworkLink
 from earlyfire_stream.transport.proxy import Proxy
-from earlyfire_stream.watcher import Watcher
 
 LEAD_S = 1.0
 """Wall seconds between everything being ready and scenario second 0."""
@@ -187,7 +187,7 @@ async def play(
             await stack.enter_async_context(engine)
             check(scenario, engine.traits)
             stock = await _open_stock(stack, loaded, clock, tell, engine, options.shelf)
-            link, watcher, reach = await _open_transport(
+            link, lookout, reach = await _open_transport(
                 stack, scenario, options, run, stock.plans, clock, tell, faults
             )
         write_run = RunFile(
@@ -230,22 +230,22 @@ async def play(
                 on_picture=tell.picture,
             )
 
-        watcher.employ(consumer, lambda: _note_end(records_log, clock, watcher))
+        lookout.employ(consumer, lambda: _note_end(records_log, clock, lookout))
         learn = truths.learn if truths is not None else _unheard
         way = await stack.enter_async_context(
             _way(link, stock.cameras, scenario, clock, faults, learn)
         )
         fleet = _fleet(run, stock, way, scenario, clock, cameras_log, tell, faults)
         control = await _announce(run, way.link, loaded, clock, write_run)
-        await _echo(watcher.inlet, control)
+        await _echo(lookout.inlet, control)
         tell.opened(_playing("run", run, scenario, engine.traits))
-        tell.begin(stock.plans, clock, watcher.snapshot)
+        tell.begin(stock.plans, clock, lookout.snapshot)
         logs_ = [cameras_log, records_log]
-        reach = replace(reach, logs=logs_, watcher=watcher, worker_pid=_worker_of(bare))
+        reach = replace(reach, logs=logs_, lookout=lookout, worker_pid=_worker_of(bare))
         drill = Drill(faults, reach, clock, records_log.note)
         playing = _play_fleet(fleet, way.link, control, stop, drill)
         async with _gauging(folder, engine, scenario, clock):
-            await _watch(watcher, logs_, clock, stop, playing)
+            await _watch(lookout, logs_, clock, stop, playing)
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
     warnings = (*stock.reel.warnings, *keep.warnings)
@@ -307,7 +307,7 @@ async def play_cameras(
 async def play_consumer(
     loaded: Loaded, options: Options, observers: Sequence[Observer], stop: asyncio.Event
 ) -> Outcome:
-    """Only the watcher. Joins the fleet of the same run name, or foreign cameras with `topic`.
+    """Only the lookout. Joins the fleet of the same run name, or foreign cameras with `topic`.
 
     `options.folder` continues a run folder: frames whose fate it knows are left alone.
     """
@@ -343,13 +343,13 @@ async def play_consumer(
             check(scenario, engine.traits)
             tell.stage(f"broker {address}")
             reach = await _proxied(stack, address, faults, consumer=True)
-            watcher = await stack.enter_async_context(
-                Watcher(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
+            lookout = await stack.enter_async_context(
+                Lookout(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
             )
             if not foreign:
                 tell.stage(f"waiting for the cameras of run {run!r}")
                 start_ns = earlier.run["start_ns"] if earlier is not None else None
-                control = await watcher.inlet.control(start_ns)
+                control = await lookout.inlet.control(start_ns)
                 _check_control(loaded, control, start_ns)
                 clock.speed = control.speed
                 clock.begin(control.start_ns)
@@ -392,13 +392,13 @@ async def play_consumer(
                 on_picture=tell.picture,
             )
 
-        watcher.employ(consumer, lambda: _note_end(records_log, clock, watcher))
+        lookout.employ(consumer, lambda: _note_end(records_log, clock, lookout))
         tell.opened(_playing("consume", run, scenario, engine.traits))
-        tell.begin(plans, clock, watcher.snapshot)
-        reach = replace(reach, logs=[records_log], watcher=watcher, worker_pid=_worker_of(bare))
+        tell.begin(plans, clock, lookout.snapshot)
+        reach = replace(reach, logs=[records_log], lookout=lookout, worker_pid=_worker_of(bare))
         drill = Drill(faults, reach, clock, records_log.note)
         async with _gauging(folder, engine, scenario, clock), drill.going_on():
-            await _watch(watcher, [records_log], clock, stop)
+            await _watch(lookout, [records_log], clock, stop)
         played_s = _played_s(clock, scenario)
     warnings = tuple(keep.warnings)
     write_run(complete=True, interrupted=stop.is_set(), played_s=played_s, warnings=warnings)
@@ -618,14 +618,14 @@ async def _open_transport(
     clock: Clock,
     tell: _Tell,
     faults: Sequence[Planned],
-) -> tuple[Link, Watcher, Reach]:
+) -> tuple[Link, Lookout, Reach]:
     """The cameras' link, the consumer's place at its inlet, and what lies between them."""
     if clock.virtual or options.broker == "memory":
         if away := [one.plan.id for one in faults if one.plan.kind in (*PROXIED, "broker-restart")]:
             raise UsageError(f"fault {away[0]} needs a broker; --broker memory has none")
         hub = MemoryHub(clock.wall_ns)
         link = await stack.enter_async_context(hub.link())
-        return link, await stack.enter_async_context(Watcher(hub.inlet)), Reach()
+        return link, await stack.enter_async_context(Lookout(hub.inlet)), Reach()
     address, broker = options.broker, None
     if not isinstance(address, BrokerAddress):
         broker = await stack.enter_async_context(embedded_broker(address))
@@ -640,13 +640,13 @@ async def _open_transport(
             )
     reach = await _proxied(stack, address, faults, broker, cameras=True, consumer=True)
     # The consumer subscribes before the first frame is sent.
-    watcher = await stack.enter_async_context(
-        Watcher(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
+    lookout = await stack.enter_async_context(
+        Lookout(lambda: _mqtt_inlet(reach.consumer_address(address), options, run, clock))
     )
     mqtt = await stack.enter_async_context(
         _mqtt_link(reach.camera_address(address), scenario, run, plans)
     )
-    return mqtt, watcher, replace(reach, client_of=mqtt.client_of)
+    return mqtt, lookout, replace(reach, client_of=mqtt.client_of)
 
 
 async def _proxied(
@@ -841,7 +841,7 @@ async def _announce(
 
 
 async def _watch(
-    watcher: Watcher,
+    lookout: Lookout,
     logs: Sequence[Log],
     clock: Clock,
     stop: asyncio.Event,
@@ -850,17 +850,17 @@ async def _watch(
     """Run the consumer to its end, the fleet beside it where it is ours; a failed log ends both."""
     records_log = logs[-1]
 
-    async def stop_watcher() -> None:
+    async def stop_lookout() -> None:
         await stop.wait()
-        watcher.stop()
+        lookout.stop()
 
     async with asyncio.TaskGroup() as group:
         beside = [group.create_task(log.failed(), name=f"guard {log.path}") for log in logs]
-        beside.append(group.create_task(_pulse(records_log, clock, watcher), name="pulse"))
-        watching = group.create_task(watcher.watch(), name="watcher")
+        beside.append(group.create_task(_pulse(records_log, clock, lookout), name="pulse"))
+        watching = group.create_task(lookout.watch(), name="lookout")
         if playing is not None:
             await playing  # when it is stopped, it still tells the consumer its last frames
-        beside.append(group.create_task(stop_watcher(), name="stop"))
+        beside.append(group.create_task(stop_lookout(), name="stop"))
         await watching
         for task in beside:
             task.cancel()
@@ -916,7 +916,7 @@ def _played_s(clock: Clock, scenario: Scenario) -> float:
     return now if scenario.duration is None else min(now, scenario.duration)
 
 
-async def _pulse(log: Log, clock: Clock, watcher: Watcher) -> None:
+async def _pulse(log: Log, clock: Clock, lookout: Lookout) -> None:
     """Note now and then how the process itself fares; in virtual time that would mean nothing."""
     while not clock.virtual:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -926,8 +926,8 @@ async def _pulse(log: Log, clock: Clock, watcher: Watcher) -> None:
             scenario_s=round(clock.now(), 3),
             rss_bytes=_rss_bytes(),
             cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
-            concurrency=watcher.consumer.limit,
-            tokens_per_s=watcher.snapshot().tokens_per_s,
+            concurrency=lookout.consumer.limit,
+            tokens_per_s=lookout.snapshot().tokens_per_s,
         )
         await asyncio.sleep(PULSE_S)
 
@@ -941,9 +941,9 @@ def _rss_bytes() -> int | None:
     return pages * resource.getpagesize()
 
 
-def _note_end(log: Log, clock: Clock, watcher: Watcher) -> None:
-    seen = watcher.consumer.snapshot()
-    counts = watcher.inlet.counts
+def _note_end(log: Log, clock: Clock, lookout: Lookout) -> None:
+    seen = lookout.consumer.snapshot()
+    counts = lookout.inlet.counts
     refused = Counter(seen.refused) + counts.refused
     log.note(
         "session_end",

@@ -43,13 +43,12 @@ LAYERS: dict[str, int] = {
     "consumer": 4,
     "folder": 4,
     "faults": 4,
-    "watcher": 4,
+    "lookout": 4,
     "drill": 4,
     "faults": 4,
     "run": 5,
     "bench": 6,
     "blocks": 6,
-    "soak": 6,
     "soak": 6,
     "doctor": 5,
     "logs": 3,
@@ -58,9 +57,9 @@ LAYERS: dict[str, int] = {
 }
 
 SIBLINGS: set[tuple[str, str]] = {
-    ("watcher", "consumer"),
+    ("lookout", "consumer"),
     ("drill", "faults"),
-    ("drill", "watcher"),
+    ("drill", "lookout"),
     ("scenario", "verdict"),
     ("scenario", "records"),  # a camera's plan is what the scorer knows of a scenario
     ("records", "verdict"),

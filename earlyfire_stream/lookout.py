@@ -8,7 +8,7 @@ nothing else; what came in between is `lost(consumer_down)`. That is what the en
 
 from __future__ import annotations
 
-__all__ = ["Watcher"]
+__all__ = ["Lookout"]
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ OpenInlet = Callable[[], AbstractAsyncContextManager[Inlet]]
 Make = Callable[[Inlet], Consumer]
 
 
-class Watcher:
+class Lookout:
     """Entered before the first frame: connects; `watch` works until the stream has ended."""
 
     def __init__(self, open_inlet: OpenInlet) -> None:
@@ -41,7 +41,7 @@ class Watcher:
         self._fallen: list[Snapshot] = []
         self._stopped = False
 
-    async def __aenter__(self) -> Watcher:
+    async def __aenter__(self) -> Lookout:
         self.inlet = await self._stack.enter_async_context(self._open_inlet())
         return self
 
