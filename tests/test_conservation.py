@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import aiomqtt
@@ -18,8 +17,8 @@ import pytest
 from earlyfire_stream.frames import parse
 from earlyfire_stream.run import Options, play_cameras, play_consumer
 from earlyfire_stream.transport.broker import EmbeddedBroker, embedded_broker
+from earlyfire_stream.transport.proxy import Proxy
 from tests.playing import camera, loaded, pictures, proof, run_folder, run_folders, until, within
-from tests.tcp_proxy import TcpProxy
 from tests.test_run import Shots
 
 
@@ -65,7 +64,7 @@ async def test_what_an_independent_subscriber_counts_is_what_the_ledger_says(
     watched, played = Shots(), Shots()
     async with (
         embedded_broker("mosquitto") as broker,
-        TcpProxy(broker.address.port) as proxy,
+        Proxy(broker.address) as proxy,
         asyncio.TaskGroup() as group,
     ):
         independent = Independent(broker)
@@ -73,9 +72,10 @@ async def test_what_an_independent_subscriber_counts_is_what_the_ledger_says(
         await within(independent.ready.wait())
         consume = Options(broker=broker.address, out=tmp_path / "c")
         consuming = group.create_task(play_consumer(scenario, consume, [watched], stop))
-        through = replace(broker.address, port=proxy.port)
         playing = group.create_task(
-            play_cameras(scenario, Options(broker=through, out=tmp_path / "k"), [played], stop)
+            play_cameras(
+                scenario, Options(broker=proxy.address, out=tmp_path / "k"), [played], stop
+            )
         )
         for _ in range(4):  # a cut, then again after some more frames have been sent
             sent = sum(not shot.unsent for shot in played.shots)

@@ -29,9 +29,9 @@ from earlyfire_stream.transport.mqtt import (
     MqttTiming,
     TopicTemplate,
 )
+from earlyfire_stream.transport.proxy import Proxy
 from earlyfire_stream.verdict import Reason
 from tests.conftest import left_out
-from tests.tcp_proxy import TcpProxy
 
 QUICK = MqttTiming(connect_s=5, publish_s=0.5, keepalive_s=1, backoff_s=0.02, backoff_limit_s=0.1)
 PATIENCE_S = 20
@@ -387,16 +387,14 @@ async def test_an_alarm_raised_while_the_broker_is_away_is_sent_when_it_is_back(
     mosquitto_broker: EmbeddedBroker,
 ) -> None:
     async with (
-        TcpProxy(mosquitto_broker.address.port) as proxy,
+        Proxy(mosquitto_broker.address) as proxy,
         listening(mosquitto_broker, "earlyfire/r/+/a/alarm") as heard,
-        MqttInlet(
-            replace(mosquitto_broker.address, port=proxy.port), "r", Clock().wall_ns, timing=QUICK
-        ) as inlet,
+        MqttInlet(proxy.address, "r", Clock().wall_ns, timing=QUICK) as inlet,
     ):
-        await proxy.refuse()
+        await proxy.gone()
         inlet.post("a", "alarm", b"fire")
         assert heard.empty()
-        proxy.resume()
+        proxy.back()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"fire"
 
 
@@ -424,16 +422,16 @@ async def test_status_is_retained_and_says_offline_after_a_goodbye(broker: Embed
 async def test_the_will_speaks_for_a_camera_that_was_killed(broker: EmbeddedBroker) -> None:
     topic = f"earlyfire/r/{shard_of('a')}/a/status"
     async with (
-        TcpProxy(broker.address.port) as proxy,
+        Proxy(broker.address) as proxy,
         listening(broker, topic) as heard,
         inlet_on(broker) as inlet,
-        MqttLink(replace(broker.address, port=proxy.port), "r", ["a"], timing=QUICK) as link,
+        MqttLink(proxy.address, "r", ["a"], timing=QUICK) as link,
     ):
         await link.set_status("a", True)
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"online"
-        await proxy.refuse()
+        await proxy.gone()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
-        proxy.resume()
+        proxy.back()
         # back again, it says so without being asked
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"online"
         assert inlet.counts.reconnects == 0
@@ -443,11 +441,11 @@ async def test_the_will_of_a_shared_connection_takes_all_its_cameras_offline(
     broker: EmbeddedBroker,
 ) -> None:
     async with (
-        TcpProxy(broker.address.port) as proxy,
+        Proxy(broker.address) as proxy,
         listening(broker, "earlyfire/r/fleet/+/status") as heard,
         inlet_on(broker) as inlet,
         MqttLink(
-            replace(broker.address, port=proxy.port),
+            proxy.address,
             "r",
             ["a", "b"],
             connections="shared",
@@ -460,7 +458,7 @@ async def test_the_will_of_a_shared_connection_takes_all_its_cameras_offline(
         await link.announce(Control("r", "d", 0, 1.0))
         await asyncio.wait_for(inlet.control(), PATIENCE_S)
         assert inlet.online == {"a", "b"}
-        await proxy.refuse()
+        await proxy.gone()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
         inlet.post("x", "verdict", b"")  # behind it on the inlet's own connection
         async with asyncio.timeout(PATIENCE_S):
@@ -507,9 +505,9 @@ async def test_every_accepted_frame_is_received_or_shows_as_a_gap(
     received: dict[str, list[int]] = {c: [] for c in cameras}
     padding = b"." * 50_000
     async with (
-        TcpProxy(broker.address.port) as proxy,
+        Proxy(broker.address) as proxy,
         inlet_on(broker) as inlet,
-        MqttLink(replace(broker.address, port=proxy.port), "r", cameras, timing=QUICK) as link,
+        MqttLink(proxy.address, "r", cameras, timing=QUICK) as link,
     ):
 
         async def play(camera: str) -> None:
@@ -521,10 +519,12 @@ async def test_every_accepted_frame_is_received_or_shows_as_a_gap(
 
         async def cut_now_and_then() -> None:
             for limit in (2_000_000, 5_000_000, 8_000_000):
-                await eventually(lambda limit=limit: proxy.bytes_up >= limit or done.is_set())
-                await (proxy.refuse() if limit == 5_000_000 else proxy.cut())
+                await eventually(
+                    lambda limit=limit: proxy.counts.bytes_up >= limit or done.is_set()
+                )
+                await (proxy.gone() if limit == 5_000_000 else proxy.cut())
                 await asyncio.sleep(0.05)  # an outage has a length
-                proxy.resume()
+                proxy.back()
 
         done = asyncio.Event()
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -556,10 +556,8 @@ async def test_a_dead_connection_is_noticed_by_publishing_in_bounded_time(
     loop = asyncio.get_running_loop()
     big = b"x" * 4_000_000
     async with (
-        TcpProxy(mosquitto_broker.address.port) as proxy,
-        MqttLink(
-            replace(mosquitto_broker.address, port=proxy.port), "r", ["a"], timing=QUICK
-        ) as link,
+        Proxy(mosquitto_broker.address) as proxy,
+        MqttLink(proxy.address, "r", ["a"], timing=QUICK) as link,
     ):
         proxy.freeze()
         async with asyncio.timeout(PATIENCE_S):
@@ -568,7 +566,7 @@ async def test_a_dead_connection_is_noticed_by_publishing_in_bounded_time(
                 if await link.publish("a", seq, big) is Reason.BROKER_DOWN:
                     break
         assert loop.time() - began < 5
-        proxy.resume()
+        proxy.thaw()
         await publish_until_taken(link, "a", count())
 
 
@@ -576,19 +574,18 @@ async def test_an_idle_dead_connection_is_noticed_by_keepalive(
     mosquitto_broker: EmbeddedBroker,
 ) -> None:
     async with (
-        TcpProxy(mosquitto_broker.address.port) as proxy,
+        Proxy(mosquitto_broker.address) as proxy,
         MqttInlet(
-            replace(mosquitto_broker.address, port=proxy.port),
+            proxy.address,
             "r",
             Clock().wall_ns,
             timing=QUICK,
         ) as inlet,
         link_on(mosquitto_broker, "a") as link,
     ):
-        before = proxy.accepted
         proxy.freeze()
-        await eventually(lambda: proxy.accepted > before)  # it comes again by itself
-        proxy.resume()
+        await eventually(lambda: inlet._session.trouble == "connection lost")
+        proxy.thaw()
         await publish_until_it_arrives(link, "a", count(), inlet.arrivals())
         assert inlet.counts.reconnects >= 1
 
@@ -698,10 +695,8 @@ async def test_cancelling_a_publish_that_waits_leaves_the_link_usable(
 ) -> None:
     slow = replace(QUICK, publish_s=30, keepalive_s=60)
     async with (
-        TcpProxy(mosquitto_broker.address.port) as proxy,
-        MqttLink(
-            replace(mosquitto_broker.address, port=proxy.port), "r", ["a"], timing=slow
-        ) as link,
+        Proxy(mosquitto_broker.address) as proxy,
+        MqttLink(proxy.address, "r", ["a"], timing=slow) as link,
     ):
         proxy.freeze()
 
@@ -715,7 +710,7 @@ async def test_cancelling_a_publish_that_waits_leaves_the_link_usable(
         flooding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await flooding
-        proxy.resume()
+        proxy.thaw()
         assert await link.publish("a", 0, b"x") is Reason.NONE
 
 

@@ -51,6 +51,7 @@ from earlyfire_stream.transport.base import (
     IntakeLimits,
     is_camera_name,
 )
+from earlyfire_stream.transport.dial import dial, secured
 from earlyfire_stream.verdict import Reason
 
 log = logging.getLogger(__name__)
@@ -82,15 +83,36 @@ class MqttTiming:
     close_s: float = 2.0
     """For saying goodbye."""
     keepalive_s: int = 10
-    """A silent connection is given up after one to two of these (MQTT's own ping)."""
+    """A connection over which nothing comes any more, such as one whose cable was pulled, is given
+    up after at most two of these and two seconds: 22 s (MQTT's ping, looked after once a second).
+    That holds for a publisher as for a subscriber; one whose frames no longer leave notices after
+    `publish_s`. What was handed over meanwhile is lost, and shows as a gap in the seqs."""
     backoff_s: float = 0.2
-    """Before the first new attempt; doubles up to `backoff_limit_s`; half of it is random."""
+    """The longest wait before the first new attempt; see `wait_s`."""
     backoff_limit_s: float = 10.0
+    """The longest wait before any; a connection that lasted so long counts as sound."""
+    connects_per_s: float = 50.0
+    """New connections of one link, at most on average over such a wait, when all were lost at
+    once. One broker met by several links sees the sum."""
     expiry_s: float = 60.0
     """A frame that the broker could not deliver within this time is worthless (MQTT 5 only)."""
 
 
 DEFAULT_TIMING = MqttTiming()
+
+
+def wait_s(timing: MqttTiming, failures: int, sessions: int, luck: float) -> float:
+    """How long one of `sessions` waits before it tries to connect again, wall seconds.
+
+    `luck` (0 to 1, drawn anew each time) of a window: clients that lost their connections in the
+    same moment come back evenly spread over it. The window doubles with each failure in a row up
+    to `backoff_limit_s`, and is never too short for all of them at `connects_per_s`.
+
+    By default: 0.1 for (failures 0, sessions 1, luck 0.5); 1.6 for (3, 1, 1.0); 10 for (20, 1,
+    1.0); 4 for (0, 200, 1.0), so that 200 cameras come back at 50 a second.
+    """
+    window = min(timing.backoff_limit_s, timing.backoff_s * 2.0 ** min(failures, 20))
+    return luck * max(window, sessions / timing.connects_per_s)
 
 
 _NOT_AUTHORIZED = 0x87
@@ -100,15 +122,25 @@ _NOT_AUTHORIZED = 0x87
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's client, with three things it lacks: an end at once, QoS 0 sends whose outcome is
-    certain, and connecting that leaves nothing behind when it is cancelled.
+    """aiomqtt's client, with four things it lacks: an end at once, QoS 0 sends whose outcome is
+    certain, and connecting that holds up no thread and leaves nothing behind when it is cancelled.
 
     Its protected members are used for that; `aiomqtt<3` and `paho-mqtt<3` are pinned.
     """
 
-    def __init__(self, connect_s: float, **settings: Any) -> None:
-        super().__init__(timeout=connect_s, **settings)
-        self._client.connect_timeout = connect_s
+    def __init__(
+        self,
+        address: BrokerAddress,
+        context: ssl.SSLContext | None,
+        connect_s: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(address.host, address.port, timeout=connect_s, **settings)
+        self._address = address
+        self._context = context
+        self._dialled: socket.socket | None = None
+        # paho would dial by itself, in a thread that nothing can interrupt.
+        vars(self._client)["_create_socket"] = self._hand_over
         self.denied = False
         """The broker took a message and threw it away for want of rights (MQTT 5 tells)."""
         # The default warns on every publish with more than 10 pending: a burst is no trouble here.
@@ -116,13 +148,14 @@ class _Client(aiomqtt.Client):
 
     async def open(self) -> None:
         """Connect; MqttError if that fails."""
+        await self._dial()
         opening = asyncio.create_task(self.__aenter__(), name="mqtt connect")
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # paho connects in a thread that nothing can interrupt; left alone it would hang a
-            # socket on the loop after everybody has gone. It ends within the connect timeout;
-            # the broker's answer, which would come next, is not waited for.
+            # paho takes the socket in a thread that nothing can interrupt; left alone it would
+            # hang it on the loop after everybody has gone. That takes a moment; the broker's
+            # answer, which would come next, is not waited for.
             if not self._connected.done():
                 self._connected.set_exception(MqttError("cancelled"))
                 self._connected.exception()
@@ -133,6 +166,24 @@ class _Client(aiomqtt.Client):
         except MqttError:
             self.drop()
             raise
+
+    async def _dial(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                end = await dial(self._address.host, self._address.port)
+                if self._context is not None:
+                    end = await secured(end, self._context, self._address.host)
+        except TimeoutError:
+            raise MqttError(f"no connection within {self.timeout:g} s") from None
+        except OSError as why:
+            raise MqttError(str(why)) from why
+        self._dialled = end
+
+    def _hand_over(self) -> socket.socket:
+        end, self._dialled = self._dialled, None
+        if end is None:
+            raise ConnectionError("this client connects once")
+        return end
 
     def _on_disconnect(self, *event: Any) -> None:
         # aiomqtt waits out its timeout for a broker that hangs up instead of answering, as every
@@ -185,6 +236,7 @@ class _Session:
     """One client that connects again whenever it was lost, until it is closed.
 
     `greet` runs after every connect and before anything else is sent: subscriptions, statuses.
+    `siblings` sessions, this one included, are likely to lose their connections together.
     """
 
     def __init__(
@@ -196,6 +248,7 @@ class _Session:
         greet: Callable[[_Client], Awaitable[None]],
         *,
         client: str,
+        siblings: int = 1,
         will: Will | None = None,
         queue: type[asyncio.Queue[Message]] | None = None,
         packet_bytes: int | None = None,
@@ -206,7 +259,9 @@ class _Session:
         self.trouble = ""
         """Why the last attempt failed."""
         self._address = address
+        self._context = context
         self._timing = timing
+        self._siblings = siblings
         self._greet = greet
         self._closing = False
         self._client: _Client | None = None
@@ -215,8 +270,6 @@ class _Session:
         # waiting for its turn was never handed over, so it can be called unsent with certainty.
         self._turns = asyncio.Semaphore(2)
         self._settings: dict[str, Any] = {
-            "hostname": address.host,
-            "port": address.port,
             "username": address.login.user if address.login else None,
             "password": address.login.password if address.login else None,
             "protocol": ProtocolVersion.V5 if level == 5 else ProtocolVersion.V311,
@@ -226,8 +279,6 @@ class _Session:
             "keepalive": timing.keepalive_s,
             "will": will,
             "queue_type": queue,
-            "tls_context": context,
-            "tls_insecure": address.insecure if context else None,
             "logger": _client_log,
             "socket_options": _socket_options(timing),
         }
@@ -237,21 +288,24 @@ class _Session:
             self._settings["properties"] = properties
 
     async def run(self) -> None:
-        failures = 0
+        failures, loop = 0, asyncio.get_running_loop()
         while True:
-            client = _Client(self._timing.connect_s, **self._settings)
+            client = _Client(self._address, self._context, self._timing.connect_s, **self._settings)
             try:
                 await client.open()
                 if self._closing:
                     return
                 await self._greet(client)
-                failures = 0
                 self.connected += 1
+                up_at = loop.time()
                 self._client = client
                 self.up.set()
                 await client.gone()
                 if self._closing:
                     return
+                # A broker that lets us in and throws us out at once is no sound one.
+                sound = loop.time() - up_at >= self._timing.backoff_limit_s
+                failures = 0 if sound else failures + 1
                 self.trouble = "connection lost"
                 log.info("connection to %s lost, connecting again", self._address)
             except MqttError as why:
@@ -263,10 +317,7 @@ class _Session:
                 self.up.clear()
                 client.drop()
                 self._wake_waiters()
-            delay = min(
-                self._timing.backoff_limit_s, self._timing.backoff_s * 2 ** min(failures, 20)
-            )
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s(self._timing, failures, self._siblings, random.random()))
 
     @property
     def denied(self) -> bool:
@@ -449,7 +500,14 @@ class MqttLink:
             will = Will(will_topic, OFFLINE, qos=1, retain=True)
             assert self.level is not None
             return _Session(
-                self._address, self.level, context, self._timing, greet, client=client, will=will
+                self._address,
+                self.level,
+                context,
+                self._timing,
+                greet,
+                client=client,
+                siblings=len({self._fleet_client, *self.client_of.values()}),
+                will=will,
             )
 
         self._fleet = session(self._greet_fleet, self._fleet_client, self._fleet_topic)

@@ -40,6 +40,7 @@ from typing import Self
 from earlyfire_stream.errors import TransportError, UsageError
 from earlyfire_stream.transport.address import BrokerAddress
 from earlyfire_stream.transport.base import Crew
+from earlyfire_stream.transport.dial import dial, readable
 
 log = logging.getLogger(__name__)
 
@@ -395,7 +396,9 @@ class Proxy:
             if not said or _hung_up(line.near):
                 self.counts.given_up += 1
                 return
-            line.far = await self._dial()
+            async with asyncio.timeout(_DIAL_S):
+                line.far = await dial(self._target.host, self._target.port)
+            _prepare(line.far)
             async with asyncio.TaskGroup() as ways:
                 up = self._move(line.near, line.far, self._went_up, said)
                 down = self._move(line.far, line.near, self._went_down)
@@ -438,32 +441,6 @@ class Proxy:
                     pass
         line.ended_well = True
 
-    async def _dial(self) -> socket.socket:
-        """A connection to the broker; OSError."""
-        host, port = self._target.host, self._target.port
-        async with asyncio.timeout(_DIAL_S):
-            try:
-                places = socket.getaddrinfo(
-                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-                )
-            except socket.gaierror:
-                places = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            trouble = OSError("no address")
-            for family, kind, protocol, _, place in places:
-                far = socket.socket(family, kind, protocol)
-                try:
-                    _prepare(far)
-                    await self._loop.sock_connect(far, place)
-                except OSError as why:
-                    far.close()
-                    trouble = why
-                except BaseException:
-                    far.close()
-                    raise
-                else:
-                    return far
-            raise trouble
-
     async def _move(
         self,
         source: socket.socket,
@@ -494,7 +471,7 @@ class Proxy:
     async def _read(self, source: socket.socket) -> bytes:
         """A bite; empty at the end. In a freeze nothing is read: no end is seen, and no reset."""
         while True:
-            await _readable(self._loop, source)
+            await readable(source)
             await self._running.wait()
             size = _BITE if self._rate is None else int(self._rate * _SLOW_BITE_S)
             with suppress(BlockingIOError):
@@ -531,13 +508,3 @@ def _hung_up(end: socket.socket) -> bool:
         return end.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
-    """Return when something can be read, with nothing read: cancelling loses no byte."""
-    ready = asyncio.Event()
-    loop.add_reader(end, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(end)
