@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck speed speed-hf scale live-load sweep overload clean mosquitto chromium prometheus
+.PHONY: help install demo test lint format typecheck speed speed-hf scale live-load faults fuzz sweep overload clean mosquitto chromium prometheus
 
 help:
 	@echo "make demo       install, play six cameras and more in real time, print the score"
@@ -22,6 +22,7 @@ help:
 	@echo "make live-load  200 cameras with the live page open in Chromium, beside the same run without"
 	@echo "make overload   200 cameras, ten minutes, an engine that answers one frame a second"
 	@echo "make fuzz       100,000 hostile inputs for each thing that reads strangers' bytes"
+	@echo "make faults     every scripted fault over a real Mosquitto: ledger, harm, recovery"
 	@echo "make sweep      time to first detection against tokens: fixed and adaptive sampling"
 
 $(VENV)/.base: pyproject.toml
@@ -107,6 +108,10 @@ live-load: $(VENV)/.dev mosquitto chromium
 	@$(BIN)/python -m tests.live_load
 
 # atheris has wheels for Linux on x86-64 alone; without it Hypothesis does all of the work
+faults: $(VENV)/.dev mosquitto
+	@echo "== faults: 30 runs of half a minute over Mosquitto, three at a time (about six minutes) =="
+	@$(BIN)/python -m tests.faults
+
 fuzz: $(VENV)/.dev
 	@$(BIN)/python -c 'import atheris' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris \
