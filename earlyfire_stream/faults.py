@@ -142,7 +142,7 @@ class FaultyLink:
     - camera-wrong-size: the picture at another height, its aspect kept. One that cannot be decoded
       (virtual time without pixels) becomes a black one of that size.
     - camera-clock: captured_at, captured_ns and published_ns of the header are off by `shift` wall
-      seconds. The camera's own log stays true.
+      seconds; none is before 1970. The camera's own log stays true.
     - camera-corrupt: of a seeded share the second half of the picture is cut off, or its tables are
       overwritten; half of them each. The header stays readable, so it is known whose frame it was.
 
@@ -280,8 +280,8 @@ def _shifted(capture: Capture, shift_s: float) -> Capture:
     return replace(
         capture,
         captured_at=round(capture.captured_at + shift_s * capture.speed, 6),
-        captured_ns=capture.captured_ns + shift_ns,
-        published_ns=capture.published_ns + shift_ns,
+        captured_ns=max(0, capture.captured_ns + shift_ns),
+        published_ns=max(0, capture.published_ns + shift_ns),
     )
 
 

@@ -1,13 +1,18 @@
-"""Scripted faults: what each does inside its window, and that nothing happens outside it."""
+"""Scripted faults: what each does inside its window, and that nothing happens outside it.
+
+At the end whole runs in virtual time, their ledgers exact.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -29,12 +34,14 @@ from earlyfire_stream.errors import (
 )
 from earlyfire_stream.faults import FaultyEngine, FaultyLink, Planned, flapping, planned, spells
 from earlyfire_stream.frames import Capture, Frame, Refused, identity, parse, wrap
-from earlyfire_stream.records import FaultPlan
+from earlyfire_stream.records import FaultPlan, RunLog
 from earlyfire_stream.scenario.models import Camera, Fault, Network, Scenario, SyntheticSource
 from earlyfire_stream.sources.base import Label
 from earlyfire_stream.transport.base import Control
 from earlyfire_stream.transport.network import NetworkLink, Spell
-from earlyfire_stream.verdict import Box, CoordSpace, Reason, ResizeMode, Truth, Verdict
+from earlyfire_stream.verdict import Box, CoordSpace, Fate, Reason, ResizeMode, Truth, Verdict
+from tests.playing import camera, loaded, notes, pictures, proof
+from tests.test_run import virtually
 
 T = TypeVar("T")
 SECOND = 1_000_000_000
@@ -956,3 +963,188 @@ def test_a_hang_lets_go_at_its_end_and_holds_nobody_else(
     came = engaged([fault("engine-hang", start, end)], work, speed=speed, service_s=0.0)  # type: ignore[arg-type]
     expected = end if start <= at < end else at
     assert abs(came - expected) < 1e-6
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stage")
+    pictures(folder / "pictures", 40)
+    return folder
+
+
+def run_of(stage: Path, out: str, *script: dict[str, Any], **more: Any) -> tuple[RunLog, Path]:
+    """40 s of two cameras, a frame a second; a fire on `a` from 15 s. Each frame is looked at."""
+    found = loaded(
+        stage,
+        camera("a", interval="1s", phase="0s", fires=[{"id": "oak", "onset": "15s"}]),
+        camera("b", interval="1s", phase="0s"),
+        clock="virtual",
+        faults=list(script),
+        **more,
+    )
+    folder = virtually(found, stage / out).folder
+    log, ledger = proof(folder)
+    assert ledger.scheduled == 80
+    return log, folder
+
+
+def ttfd_s(folder: Path) -> float:
+    (fire,) = json.loads((folder / "score.json").read_text())["fires"]
+    return float(round(fire["ttfd_s"], 3))
+
+
+def fates(log: RunLog, name: str | None = None) -> dict[tuple[Fate, Reason], int]:
+    """Those that are no plain answers."""
+    found = Counter((f.fate, f.reason) for f in log.frames if name in (None, f.camera))
+    found.pop((Fate.ANSWERED, Reason.NONE), None)
+    return dict(found)
+
+
+UNREAD = [(Fate.BAD_JSON, Reason.NOT_JSON), (Fate.BAD_JSON, Reason.SCHEMA)]
+CUT = (Fate.BAD_JSON, Reason.CUT_OFF)
+GAP = (Fate.LOST, Reason.GAP)
+
+OF_A: list[tuple[str, dict[str, Any], dict[tuple[Fate, Reason], int], float]] = [
+    ("camera-frozen", {}, {}, 5.1),
+    ("camera-black", {}, {}, 5.1),
+    ("camera-wrong-size", {"height": 32}, {}, 0.1),
+    # cut off or overwritten: 10 frames, of which 15 to 19 would have shown the smoke
+    ("camera-corrupt", {"share": 1}, {(Fate.UNDECODABLE, Reason.NONE): 10}, 5.1),
+    # off at 10, 11, 14, 15, 18 and 19
+    ("camera-flap", {"period": 4}, {GAP: 6}, 1.1),
+    ("camera-duplicate", {"share": 1}, {}, 0.1),
+    # held until frame 20 has gone, since there is none between them that is not
+    ("camera-reorder", {"share": 1}, {}, 5.1),
+    ("network-loss", {"share": 1}, {GAP: 10}, 5.1),
+    ("network-delay", {"delay": 2}, {}, 2.1),
+]
+
+
+@pytest.mark.parametrize(("kind", "more", "expected", "late_s"), OF_A, ids=[o[0] for o in OF_A])
+def test_a_fault_of_one_camera_costs_that_camera_what_it_must(
+    stage: Path,
+    kind: str,
+    more: dict[str, Any],
+    expected: dict[tuple[Fate, Reason], int],
+    late_s: float,
+) -> None:
+    script = {"kind": kind, "start": 10, "end": 20, "cameras": ["a"], **more}
+    log, folder = run_of(stage, kind, script)
+    found = fates(log, "a")
+    if kind == "camera-corrupt":
+        found = {(fate, Reason.NONE): 10 for fate, _ in found if sum(found.values()) == 10}
+    assert found == expected
+    assert fates(log, "b") == {}
+    assert ttfd_s(folder) == late_s
+    unsent = Counter(shot.unsent for shot in log.shots if shot.unsent is not Reason.NONE)
+    assert unsent == ({Reason.OUTAGE: 6} if kind == "camera-flap" else {})
+    (end,) = notes(log, "session_end")
+    assert end["duplicates"] == (10 if kind == "camera-duplicate" else 0)
+
+
+OF_ENGINE: list[tuple[str, dict[str, Any], dict[tuple[Fate, Reason], int], float]] = [
+    ("engine-overloaded", {}, {(Fate.ENGINE_ERROR, Reason.OVERLOADED): 20}, 5.1),
+    ("engine-out-of-memory", {}, {(Fate.ENGINE_ERROR, Reason.BROKEN_ANSWER): 20}, 5.1),
+    # frames 10 to 15 are answered one after the other when it is over, a tenth of a second each
+    ("engine-hang", {}, {}, 5.6),
+    ("engine-slow", {"factor": 5}, {}, 0.5),
+    ("engine-half", {}, {CUT: 20}, 5.1),
+    ("engine-endless", {}, {CUT: 20}, 5.1),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected", "late_s"), OF_ENGINE, ids=[o[0] for o in OF_ENGINE]
+)
+def test_a_fault_of_the_engine_costs_all_cameras_what_it_must(
+    stage: Path,
+    kind: str,
+    more: dict[str, Any],
+    expected: dict[tuple[Fate, Reason], int],
+    late_s: float,
+) -> None:
+    log, folder = run_of(stage, kind, {"kind": kind, "start": 10, "end": 20, **more})
+    assert fates(log) == expected
+    assert ttfd_s(folder) == late_s
+    assert all(10 <= f.captured_at < 20 for f in log.frames if f.fate is not Fate.ANSWERED)
+
+
+def test_garbage_is_scored_as_an_answer_that_nobody_can_read(stage: Path) -> None:
+    log, folder = run_of(stage, "garbage", {"kind": "engine-garbage", "start": 10, "end": 20})
+    found = fates(log)
+    assert found.keys() <= set(UNREAD)
+    assert sum(found.values()) == 20
+    assert ttfd_s(folder) == 5.1
+
+
+def test_an_engine_that_starts_again_fails_requests_and_is_found_again(stage: Path) -> None:
+    log, folder = run_of(stage, "restart", {"kind": "engine-restart", "start": 10, "end": 20})
+    found = fates(log)
+    assert found.keys() == {(Fate.ENGINE_ERROR, Reason.UNAVAILABLE)}
+    assert 1 <= found[Fate.ENGINE_ERROR, Reason.UNAVAILABLE] <= 20
+    assert ttfd_s(folder) >= 5.1
+    last = [f for f in log.frames if f.captured_at >= 30]
+    assert {f.fate for f in last} == {Fate.ANSWERED}
+
+
+@pytest.mark.parametrize("policy", ["every", "adaptive"])
+@pytest.mark.parametrize("shift", [1000, -1000, 2e9, -1.8e9])
+def test_however_wrong_a_cameras_clock_every_frame_has_its_fate(
+    stage: Path, shift: float, policy: str
+) -> None:
+    script = {"kind": "camera-clock", "start": 10, "end": 20, "shift": shift, "cameras": ["a"]}
+    log, _ = run_of(stage, f"clock-{shift}-{policy}", script, sampling={"policy": policy})
+    told = {f.seq: f.captured_at for f in log.frames if f.camera == "a"}
+    assert {s.seq: s.captured_at for s in log.shots if s.camera == "a"} == {
+        seq: float(seq) for seq in range(40)
+    }, "the camera's own log stays true"
+    if abs(shift) == 1000:
+        assert [told[seq] - seq for seq in range(9, 21)] == [0.0] + [shift] * 10 + [0.0]
+    else:
+        # no header holds such an instant: the frames are refused, and missing
+        assert [f.fate for f in log.frames if f.camera == "a" and 10 <= f.seq < 20] == [
+            Fate.LOST
+        ] * 10
+        (end,) = notes(log, "session_end")
+        assert sum(end["refused"].values()) == 10
+
+
+def test_an_engine_with_eyes_meets_black_small_and_broken_pictures(stage: Path) -> None:
+    log, _ = run_of(
+        stage,
+        "eyes",
+        {"kind": "camera-black", "start": 5, "end": 10},
+        {"kind": "camera-wrong-size", "start": 8, "end": 14, "height": 40},
+        {"kind": "camera-corrupt", "start": 12, "end": 20, "share": 0.5},
+        {"kind": "camera-frozen", "start": 18, "end": 30},
+        engine={"name": "baseline"},
+    )
+    broken = {(f.camera, f.seq) for f in log.frames if f.fate is Fate.UNDECODABLE}
+    assert {seq for _, seq in broken} <= set(range(12, 20))
+    assert 2 <= len(broken) <= 14, "of 16 frames, half"
+    assert {f.fate for f in log.frames} == {Fate.ANSWERED, Fate.UNDECODABLE}
+
+
+def test_faults_happen_alike_in_every_run_and_elsewhere_nothing_changes(stage: Path) -> None:
+    script = [
+        {"kind": "camera-corrupt", "start": 5, "end": 30, "cameras": ["a"]},
+        {"kind": "network-loss", "start": 10, "end": 35, "cameras": ["a"]},
+        {"kind": "camera-duplicate", "start": 0, "end": 40, "cameras": ["a"]},
+        {"kind": "network-jitter", "start": 20, "end": 40, "cameras": ["a"]},
+    ]
+    engine = {"name": "simulated", "profile": "spec-gpu"}
+    runs = [run_of(stage, f"again-{n}", *script, engine=engine)[0] for n in range(2)]
+    assert runs[0].frames == runs[1].frames
+    assert runs[0].shots == runs[1].shots
+    assert len(fates(runs[0], "a")) == 3, "cut, overwritten, lost"
+    clean, _ = run_of(stage, "clean", engine=engine)
+    for log in (runs[0], clean):
+        assert fates(log, "b") == {}
+    assert [f for f in runs[0].frames if f.camera == "a" and f.seq < 5] == [
+        f for f in clean.frames if f.camera == "a" and f.seq < 5
+    ]
+    other, _ = run_of(stage, "other", *script, engine=engine, seed=4)
+    assert fates(other, "a") != fates(runs[0], "a")

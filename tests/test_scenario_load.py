@@ -619,6 +619,26 @@ def test_two_faults_of_one_name_are_refused() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("start: 1e9, end: 2", "faults[0].start: must be at most 1e+08, not 1e9"),
+        ("start: 1, end: 1e300", "faults[0].end: must be at most 1e+08, not 1e300"),
+        ("start: 1, end: 2, shift: -3e9", "faults[0].shift: must be at least -2e+09, not -3e9"),
+        ("start: 2, end: 2", "faults[0].end: must come after start (2 s), not at 2 s"),
+        ("start: 1", "faults[0].end: is missing (write when the fault ends, such as end: 60s)"),
+        (
+            "start: 1, end: 2, height: 50",
+            "faults[0].height: has no meaning for camera-clock "
+            "(it takes id, start, end, cameras, shift)",
+        ),
+        ("start: 61, end: 70", "faults[0].start: begins at 61 s, after the scenario's end at 60 s"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused_where_it_stands(entry: str, said: str) -> None:
+    assert problems(with_faults(f"kind: camera-clock, {entry}")) == [f"line 9: {said}"]
+
+
 WALL = [
     "kind: broker-restart, start: 1s",
     "kind: broker-gone, start: 1s, end: 2s",

@@ -619,6 +619,10 @@ _WALL = ("broker-", "network-partition", "camera-storm", "host-")
 _FAULT_OPEN = tuple(dict.fromkeys(name for names in _FAULT_TAKES.values() for name in names))
 
 
+Instant = Annotated[Duration, Field(le=1e8)]
+"""Of a fault, scenario seconds; three years, which fit wall nanoseconds at any speed."""
+
+
 class Fault(Model):
     """Something that goes wrong at a stated time, on purpose. Scenario seconds.
 
@@ -629,23 +633,24 @@ class Fault(Model):
     kind: FaultKind
     id: Name | None = None
     """Its name in the report; None: its kind, with a number where there are several."""
-    start: Duration
-    end: Duration | None = None
+    start: Instant
+    end: Instant | None = None
     """Excluded. None for what happens in a moment: broker-restart, broker-disconnects,
     camera-storm, host-worker-killed."""
     cameras: tuple[str, ...] = ()
     """Ids or patterns (`ridge-*`) of the cameras it meets; none: all of them."""
     side: Literal["both", "cameras", "consumer"] = "both"
     """Whose connections to the broker it meets."""
-    delay: Duration = 0.5
+    delay: Annotated[Duration, Field(le=86_400)] = 0.5
     """network-delay: added to each frame, wall seconds; network-jitter: the standard deviation of
     what is added."""
     share: Unit = 0.3
     """Of the frames in the window that are lost, doubled, reordered or corrupt."""
-    period: Duration = 10.0
+    period: Annotated[Duration, Field(le=1e8)] = 10.0
     """camera-flap: off for half of it, on for the other half."""
-    shift: Seconds = 120.0
-    """camera-clock: the camera's clock is ahead by this many wall seconds; below 0: behind."""
+    shift: Annotated[Seconds, Field(ge=-2e9, le=2e9)] = 120.0
+    """camera-clock: the camera's clock is ahead by this many wall seconds; below 0: behind. One
+    that began again in 1970 is behind by 1.8e9."""
     height: Annotated[int, Field(ge=16, le=2160)] = 180
     """camera-wrong-size: the picture is sent at this height, its aspect kept."""
     rate: Annotated[float, Field(gt=0)] = 50_000.0
@@ -672,7 +677,12 @@ class Fault(Model):
             if self.end is not None:
                 yield Conflict(("end",), f"{self.kind} happens in a moment", "remove it")
         elif self.end is None:
-            yield Conflict(("end",), "is missing", "write when the fault ends, such as end: 60s")
+            yield Conflict(
+                ("end",),
+                "is missing",
+                "write when the fault ends, such as end: 60s",
+                fields=("end",),
+            )
         elif self.end <= self.start:
             yield Conflict(
                 ("end",), f"must come after start ({self.start:g} s), not at {self.end:g} s"
