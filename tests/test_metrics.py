@@ -26,6 +26,7 @@ from earlyfire_stream.records import (
     Answer,
     CameraPlan,
     Explanation,
+    FaultPlan,
     FirePlan,
     FrameRecord,
     Playing,
@@ -62,12 +63,15 @@ class Scene:
         role: str = "run",
         camera_series: int = 50,
         network_outages: tuple[tuple[float, float], ...] = (),
+        faults: tuple[FaultPlan, ...] = (),
     ) -> None:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, camera_series)
         self.snapshot = CALM
         self.metrics.opened(
-            Playing("r", "s", role, "simulated", "m", "fixed", "virtual", None, network_outages)
+            Playing(
+                "r", "s", role, "simulated", "m", "fixed", "virtual", None, network_outages, faults
+            )
         )
 
         async def begin() -> None:
@@ -484,6 +488,35 @@ def test_cameras_inside_a_scripted_fault_are_told_by_its_kind() -> None:
     assert scene.all_told("earlyfire_faults_active", "kind") == {"outage": 1, "network": 2}
     scene.at(27.0)
     assert scene.all_told("earlyfire_faults_active", "kind") == {"network": 1}
+
+
+def test_faults_on_purpose_are_told_by_their_kind_from_the_begin_on() -> None:
+    plans = tuple(CameraPlan(name, cadence_s=1.0) for name in ("a", "b", "c"))
+    faults = (
+        FaultPlan("one", "camera-flap", 10.0, 20.0, ("a", "b")),
+        FaultPlan("two", "camera-flap", 15.0, 30.0, ("c",)),
+        FaultPlan("restart", "broker-restart", 40.0, 40.0),
+    )
+    scene = Scene(plans, faults=faults)
+
+    def active(at: float) -> dict[str, float]:
+        scene.at(at)
+        return scene.all_told("earlyfire_faults_active", "kind")
+
+    kinds = [s.labels["kind"] for s in scene.samples if s.name == "earlyfire_faults_active"]
+    assert sorted(kinds) == ["broker-restart", "camera-flap", "network", "outage"]
+    assert active(5.0) == {}
+    assert active(12.0) == {"camera-flap": 2}
+    assert active(17.0) == {"camera-flap": 3}
+    assert active(25.0) == {"camera-flap": 1}
+    assert active(41.0) == {"broker-restart": 3}  # a moment lasts 15 s, or no scrape would see it
+    assert active(56.0) == {}
+
+
+def test_a_fault_of_cameras_that_play_elsewhere_is_under_way_here_too() -> None:
+    scene = Scene((), role="consume", faults=(FaultPlan("f", "engine-slow", 10.0, 20.0, ("x",)),))
+    scene.at(12.0)
+    assert scene.told("earlyfire_faults_active", kind="engine-slow") == 1
 
 
 def test_a_camera_is_silent_when_nothing_came_though_it_says_that_it_is_on() -> None:

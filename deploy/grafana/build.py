@@ -426,7 +426,8 @@ def fleet() -> Json:
             ),
             lines(
                 "Scripted faults",
-                "Cameras inside a window of that kind.",
+                "Cameras inside a window of that kind: off or cut off by the scene, or a fault on "
+                "purpose. What happens in a moment is drawn for 15 s.",
                 (most("earlyfire_faults_active", "kind"), "{{kind}}"),
             ),
             row("Fires and alarms"),

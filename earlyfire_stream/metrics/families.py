@@ -85,7 +85,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "faults_active",
         Kind.GAUGE,
-        "Cameras inside a scripted window of that kind now",
+        "Cameras inside a scripted window of that kind now; kind: outage, network or a fault's",
         ("kind",),
         role=Role.EITHER,
     ),

@@ -58,6 +58,8 @@ from earlyfire_stream.verdict import AlarmKind, Fate, Reason, Truth, burns
 
 METRICS_FILE = "metrics.prom"
 TICK_S = 1.0
+MOMENT_S = 15.0
+"""Wall seconds for which a fault that happens in a moment lasts: no scrape misses it."""
 LABEL_CHARS = 200
 """A model may be named by a long path; a label need not."""
 EXEMPLAR_CAMERA_CHARS = 48
@@ -179,6 +181,22 @@ class _Spans:
         return self.begun(at) - bisect_right(self._ends, at)
 
 
+def _scripted(
+    playing: Playing | None, plans: Sequence[CameraPlan], speed: float
+) -> dict[str, _Spans]:
+    """By kind, what the scene and its faults take from the cameras: each kind from the begin on."""
+    spans: dict[str, list[tuple[float, float | None]]] = {
+        "network": list(playing.network_outages) if playing is not None else [],
+        "outage": [window for plan in plans for window in plan.outages],
+    }
+    for fault in playing.faults if playing is not None else ():
+        end = fault.end if fault.end > fault.start else fault.start + MOMENT_S * speed
+        # one that meets no camera of this process is under way all the same
+        met = max(1, sum(fault.meets(plan.id) for plan in plans))
+        spans.setdefault(fault.kind, []).extend([(fault.start, end)] * met)
+    return {kind: _Spans(windows) for kind, windows in spans.items()}
+
+
 class Metrics:
     """An observer of one run that registers itself with `registry`.
 
@@ -198,7 +216,9 @@ class Metrics:
         self._frozen_at: float | None = None
         """The scenario second at which the run ended."""
         self._cameras: dict[str, _Camera] = {}
-        self._fires = self._outages = self._network = _Spans(())
+        self._fires = _Spans(())
+        self._scripted: dict[str, _Spans] = {}
+        """By kind of fault: one span a camera that it meets."""
         self._sides = frozenset[Role]()
         # the cameras' half
         self._scheduled = self._published = self._bytes = 0
@@ -236,7 +256,6 @@ class Metrics:
     def opened(self, playing: Playing) -> None:
         self._playing = playing
         self._model = (playing.engine, playing.model)
-        self._network = _Spans(playing.network_outages)
 
     def begin(
         self,
@@ -260,7 +279,7 @@ class Metrics:
         if Role.CAMERAS in sides:
             self._unsent.update({reason.value: 0 for reason in _REASONS[Fate.UNSENT]})
         self._fires = _Spans((fire.onset, fire.end) for plan in plans for fire in plan.fires)
-        self._outages = _Spans(window for plan in plans for window in plan.outages)
+        self._scripted = _scripted(self._playing, plans, clock.speed)
         begun_ns = max(clock.wall_ns(), clock.start_ns)
         self._cameras = {plan.id: _Camera(plan, begun_ns) for plan in plans}
         self._clock, self._snapshot = clock, snapshot
@@ -510,8 +529,8 @@ class Metrics:
             "fires_burning": one(0 if self._over else self._fires.lasting(self._now())),
             "faults_active": by(
                 {
-                    "network": 0 if self._over else self._network.lasting(self._now()),
-                    "outage": 0 if self._over else self._outages.lasting(self._now()),
+                    kind: 0 if self._over else spans.lasting(self._now())
+                    for kind, spans in self._scripted.items()
                 }
             ),
             "cameras_online": one(len(self._sent if seen is None else seen.online)),
