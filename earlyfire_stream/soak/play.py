@@ -77,7 +77,7 @@ async def play_leg(
         (ended,) = await asyncio.gather(keeping, return_exceptions=True)
     if isinstance(ended, Exception):
         raise ended
-    _close_rest(gathering, soak, asked, asked.for_s - played_s, told)
+    _close_rest(gathering, soak, asked, asked.for_s - played_s, not outcome.interrupted, told)
     return outcome
 
 
@@ -127,13 +127,21 @@ def _close_rest(
     soak: SoakFolder,
     asked: Asked,
     left_s: float,
+    whole: bool,
     told: Callable[[Window], None],
 ) -> None:
-    """What came after the last whole window; half of one or more, before the end, is one still."""
-    if gathering.is_empty:
-        return
+    """What came after the last whole window; half of one or more, before the end, is one still.
+
+    `whole`: nothing was cut off. The last frame may have met its fate a moment before the end, or
+    in the moment in which the last window would have been closed.
+    """
+    begin_s = gathering.open_since_s
     end_s = gathering.now_s() if gathering.over_s is None else gathering.over_s
-    played_s = min(end_s, left_s) - gathering.open_since_s
+    if whole and begin_s < left_s - 1e-6:
+        end_s = left_s
+    if gathering.is_empty and begin_s >= left_s - 1e-6:
+        return
+    played_s = min(end_s, left_s) - begin_s
     window = gathering.close(end_s, None if played_s >= asked.window_s / 2 else Part.END)
     soak.add_window(window)
     told(window)

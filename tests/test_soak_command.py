@@ -1,0 +1,244 @@
+"""`earlyfire soak` from end to end: what grows is caught, what ends early can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.playing import PATIENCE_S, Command, Nursery, proof, run_folder, wait_for
+
+
+def soak_scenario(folder: Path, **more: Any) -> Path:
+    """One small camera at ten frames a second, every frame looked at."""
+    whole = {
+        "earlyfire": 1,
+        "name": "tiny",
+        "seed": 3,
+        "duration": "60s",
+        "cameras": [
+            {
+                "id": "mast",
+                "cadence": "100ms",
+                "source": {"kind": "synthetic", "size": [320, 240]},
+            }
+        ],
+        "sampling": {"policy": "every"},
+        "engine": {"name": "simulated", "profile": "perfect"},
+        **more,
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps(whole))  # YAML reads JSON
+    return path
+
+
+@contextmanager
+def failing(kind: str) -> Iterator[str]:
+    """The address of a server that fails in that way."""
+    command = [sys.executable, "-m", "tests.fakes.failing", kind]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        yield server.stdout.readline().strip()
+        server.stdin.close()
+        server.wait(PATIENCE_S)
+
+
+def result(out: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((run_folder(out) / "soak.json").read_bytes())
+    return told
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    path = folder / "windows.jsonl"
+    whole = path.read_text().splitlines() if path.exists() else []
+    return [told["v"] for told in map(json.loads, whole) if told["k"] == kind]
+
+
+@pytest.fixture(scope="module")
+def soaked(
+    nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Command, dict[str, Any]]]:
+    """Soaks of three engines side by side: one leaks, one gets slower, one is as it should be."""
+    home = tmp_path_factory.mktemp("soaked")
+    kinds = ("leaks", "slows", "clean")
+    with ExitStack() as servers:
+        running = {}
+        for kind in kinds:
+            url = servers.enter_context(failing(kind))
+            file = soak_scenario(home / kind, engine={"name": "ollama", "url": url})
+            limits = ["--drop-share", "0.9", "--error-share", "0.5"]
+            running[kind] = nursery.start(
+                *("soak", file, "--for", "9s", "--broker", "memory", "--out", home / kind / "runs"),
+                *limits,
+                cwd=home,
+            )
+        for command in running.values():
+            command.wait()
+    return {kind: (running[kind], result(home / kind / "runs")) for kind in kinds}
+
+
+Soaked = dict[str, tuple[Command, dict[str, Any]]]
+
+
+def states(told: dict[str, Any]) -> dict[str, str]:
+    return {verdict["what"]: verdict["state"] for verdict in told["verdicts"]}
+
+
+def test_an_engine_that_leaks_is_caught(soaked: Soaked) -> None:
+    command, told = soaked["leaks"]
+    assert command.wait() == 99, command.out
+    assert states(told)["rss_slope engine"] == "breached"
+    assert states(told)["rss_slope harness"] != "breached"
+    (leak,) = [v for v in told["verdicts"] if v["what"] == "rss_slope engine"]
+    # a megabyte of ten requests a second is 36 GB an hour; a slow machine asks less often
+    assert 3e9 < leak["value"] < 60e9
+    assert leak["exhausted_s"] is not None
+    assert "so memory is full in" in command.out
+
+
+def test_an_engine_that_gets_slower_is_caught(soaked: Soaked) -> None:
+    command, told = soaked["slows"]
+    assert command.wait() == 99, command.out
+    assert states(told)["latency_slope"] == "breached"
+    assert states(told)["rss_slope engine"] != "breached"
+
+
+def test_an_engine_that_is_as_it_should_be_is_not_flagged(soaked: Soaked) -> None:
+    command, told = soaked["clean"]
+    assert command.wait() == 0, command.out + command.err
+    assert "breached" not in states(told).values()
+    assert states(told)["drop_share"] == states(told)["error_share"] == "held"
+
+
+def test_windows_tell_rates_latency_and_every_process(soaked: Soaked) -> None:
+    _, told = soaked["clean"]
+    whole = [w for w in told["windows"] if w["part"] != "end"]
+    assert [w["window"] for w in whole] == list(range(1, 13))
+    assert [w["end_s"] for w in whole] == pytest.approx([0.75 * n for n in range(1, 13)])
+    assert next(w["part"] for w in whole) == "warm-up"
+    assert {w["part"] for w in whole[2:]} == {"measured"}
+    assert sum(w["offered"] for w in told["windows"]) == 90
+    assert {"harness", "engine"} <= whole[-1]["processes"].keys()
+    assert sum(w["seconds"]["latency"]["n"] for w in told["windows"]) == sum(
+        w["served"] for w in told["windows"]
+    )
+    assert told["legs"][0]["cold_start_s"] is not None
+
+
+def test_ctrl_c_scores_what_was_played_and_says_how_to_go_on(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    soak_scenario(tmp_path)
+    command = nursery.start(
+        *("soak", "tiny.yaml", "--for", "10m", "--window", "500ms", "--broker", "memory"),
+        cwd=tmp_path,
+    )
+    wait_for(lambda: "soak  1 s of 10:00" in command.out or command.ended)
+    command.send(signal.SIGINT)
+    assert command.wait() == 130
+    folder = run_folder(tmp_path / "runs")
+    assert f"earlyfire soak --resume runs/{folder.name}" in command.err
+    told = json.loads((folder / "soak.json").read_bytes())
+    assert not told["complete"]
+    assert states(told)["latency_slope"] == "undecided", "too few windows are no pass"
+    assert (folder / "leg-1" / "score.json").exists()
+    proof(folder / "leg-1")
+
+
+def test_a_soak_whose_harness_was_killed_goes_on_where_its_windows_end(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    soak_scenario(tmp_path)
+    command = nursery.start(
+        *("soak", "tiny.yaml", "--for", "5s", "--window", "500ms"),
+        *("--ramp", "cameras=1:3:+1/1500ms"),
+        cwd=tmp_path,
+    )
+    wait_for(lambda: "soak  2 s of 5 s" in command.out or command.ended)
+    command.send(signal.SIGKILL)
+    nursery.code_of(command.pid, PATIENCE_S)
+    wait_for(lambda: not command.family())
+    folder = run_folder(tmp_path / "runs")
+    known = lines(folder, "window")
+    played_s = known[-1]["end_s"]
+    assert 2 <= played_s < 5
+
+    code, resumed = nursery.run("soak", "--resume", folder, cwd=tmp_path)
+    assert code == 0, resumed.err
+    windows = [w for w in lines(folder, "window") if w["part"] != "end"]
+    assert [w["end_s"] for w in windows] == pytest.approx([0.5 * n for n in range(1, 11)])
+    assert windows[: len(known)] == known, "what is known stays as it is"
+    assert {w["leg"] for w in windows[len(known) :]} == {2}
+    # one camera until 1.5 s, two until 3 s, then three, whichever leg plays them
+    assert [w["cameras"] for w in windows] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    legs = json.loads((folder / "soak.json").read_bytes())["legs"]
+    assert [leg["begin_s"] for leg in legs] == [0.0, played_s]
+    assert legs[0]["gap_s"] is None
+    assert legs[1]["gap_s"] > 0
+    assert "goes on there" in resumed.out
+    for leg in ("leg-1", "leg-2"):
+        nursery.run("score", folder / leg, cwd=tmp_path)
+        proof(folder / leg)
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "words"),
+    [
+        ({}, ["--for", "1s"], "windows of 0.0833333 s in a soak of 1 s"),
+        ({}, ["--for", "1m", "--ramp", "10:200"], "write cameras=10:200:+10/5m"),
+        ({}, ["--for", "1m", "--faults", "10s"], "the scenario has no `faults:` to repeat"),
+        ({}, ["--for", "900000h"], "that does not fit; choose another place with --out"),
+        ({"clock": "virtual"}, ["--for", "1m"], "a soak needs the wall clock"),
+    ],
+)
+def test_what_cannot_be_soaked_is_said_before_anything_is_made(
+    nursery: Nursery, tmp_path: Path, more: dict[str, Any], options: list[str], words: str
+) -> None:
+    soak_scenario(tmp_path, **more)
+    code, command = nursery.run("soak", "tiny.yaml", *options, cwd=tmp_path)
+    assert code == 2
+    assert words in command.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_limit_that_too_little_was_measured_for_is_no_pass(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    soak_scenario(tmp_path)
+    code, command = nursery.run(
+        *("soak", "tiny.yaml", "--for", "2s", "--window", "500ms", "--p95-latency", "10s"),
+        *("--broker", "memory", "--json"),
+        cwd=tmp_path,
+    )
+    assert code == 2
+    told = json.loads(command.out)
+    assert told["state"] == "undecided"
+    assert "undecided: too little was measured for a limit that was set" in command.err
+
+
+def test_too_many_frames_leave_the_score_out_and_say_so(nursery: Nursery, tmp_path: Path) -> None:
+    soak_scenario(tmp_path)
+    code, command = nursery.run(
+        *("soak", "tiny.yaml", "--for", "2s", "--window", "500ms", "--score-up-to", "5"),
+        *("--broker", "memory"),
+        cwd=tmp_path,
+    )
+    assert code == 0
+    leg = run_folder(tmp_path / "runs") / "leg-1"
+    assert "20 frames are not scored here: earlyfire score runs/" in command.err
+    assert not (leg / "score.json").exists()
