@@ -17,8 +17,9 @@ asked: calls are not counted. Of several, `gone` goes before `freeze`, `freeze` 
 `refuse` before `slow`; a reset is told at once, through a freeze too.
 
 Plain TCP only. Bytes pass unchanged and in order; of MQTT the proxy reads no more than who a client
-says it is. It keeps at most 64 kB of a connection each way itself, and asks the kernel to keep
-little, so that a slow reader slows the writer. All waits are wall seconds.
+says it is. A slow reader slows the writer: of each connection the proxy keeps at most 64 kB each
+way, and its four buffers in the kernel take at most 128 kB each; 200 connections whose readers are
+stuck hold 130 MB, mostly the kernel's. All waits are wall seconds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = ["Hello", "Proxy", "ProxyCounts", "Unheard", "read_hello"]
 
 import asyncio
 import logging
+import math
 import socket
 import struct
 from collections.abc import Callable, Collection
@@ -158,9 +160,8 @@ def _hello(reader: _Reader) -> Hello:
     name_bytes = reader.number(2)
     if name_bytes not in map(len, _PROTOCOLS):
         raise _NoHello
-    levels = _PROTOCOLS.get(reader.take(name_bytes), ())
-    level = reader.number(1)
-    if level not in levels:
+    levels = _PROTOCOLS.get(reader.take(name_bytes))
+    if levels is None or (level := reader.number(1)) not in levels:
         raise _NoHello
     reader.take(3)  # flags, keep alive
     if level == 5:
@@ -182,7 +183,7 @@ class ProxyCounts:
     cut: int = 0
     """Reset on purpose."""
     given_up: int = 0
-    """Whose client had hung up, or the broker was away, before they were joined."""
+    """Whose client had hung up before the broker was asked, as after a long freeze."""
     bytes_up: int = 0
     """To the broker."""
     bytes_down: int = 0
@@ -302,8 +303,8 @@ class Proxy:
 
     def slow(self, bytes_per_s: float) -> None:
         """From now on each connection moves so much each way, those that are open included."""
-        if not bytes_per_s > 0:
-            raise UsageError(f"a connection at {bytes_per_s} bytes a second never moves; freeze it")
+        if not 0 < bytes_per_s < math.inf:
+            raise UsageError(f"a rate of {bytes_per_s} bytes a second: write one above 0")
         self._set_rate(bytes_per_s)
 
     def fast(self) -> None:
@@ -413,6 +414,7 @@ class Proxy:
             line.ended_well = True
         except* OSError:
             pass  # one side is gone: the other sees a reset
+        await self._running.wait()  # but not before the cable is back
 
     async def _hear(self, line: _Line) -> bytes:
         """The first bytes of a client, up to its name if it gives one."""
