@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from earlyfire_stream.errors import TransportError
 from earlyfire_stream.transport import broker as broker_module
 from earlyfire_stream.transport.address import mqtt_version
 from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
+from tests.playing import Nursery, camera, pictures, run_folders, scenario, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,6 +171,43 @@ async def test_a_broker_that_cannot_start_is_reported_with_its_last_words(
     with pytest.raises(TransportError, match=r"did not start: it ended.*no_such_setting"):
         async with embedded_broker("mosquitto"):
             pass
+
+
+async def test_a_taken_port_is_told_and_nothing_is_left(
+    kind: BrokerKind, monkeypatch: pytest.MonkeyPatch, temp_folder: Path
+) -> None:
+    before = set(psutil.Process().children())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(broker_module, "_free_port", lambda: taken.getsockname()[1])
+        with pytest.raises(TransportError, match=r"did not start.*[Aa]ddress already in use"):
+            async with embedded_broker(kind):
+                pass
+    assert set(psutil.Process().children()) == before
+    assert contents(temp_folder) == []
+
+
+def test_a_broker_that_dies_at_the_start_ends_the_command_with_its_last_words(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "pictures", 3)
+    scenario(tmp_path, camera("north"))
+    programs, temporary = tmp_path / "bin", tmp_path / "temporary"
+    programs.mkdir()
+    temporary.mkdir()
+    dying = programs / "mosquitto"
+    dying.write_text("#!/bin/sh\necho no room for a broker here >&2\nexit 7\n")
+    dying.chmod(0o755)
+    environ = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    code, command = nursery.run("run", "tiny.yaml", cwd=tmp_path, environ=environ)
+    said = " ".join(command.err.split())
+    assert code == 2
+    assert "the mosquitto broker did not start: it ended at once" in said
+    assert "no room for a broker here" in said
+    assert "--broker" in said
+    assert "Traceback" not in said
+    wait_for(lambda: not command.family())
+    assert contents(temporary) == []
+    assert run_folders(tmp_path / "runs") == []
 
 
 async def test_a_broker_that_ends_by_itself_is_reported(

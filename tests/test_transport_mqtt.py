@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from PIL import Image
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.errors import TransportError, UsageError
 from earlyfire_stream.frames import Capture, Frame, parse, shard_of, wrap
+from earlyfire_stream.transport import mqtt as mqtt_module
 from earlyfire_stream.transport.address import BrokerAddress
 from earlyfire_stream.transport.base import Arrival, Control, Inlet, IntakeLimits, Link
 from earlyfire_stream.transport.broker import EmbeddedBroker, embedded_broker
@@ -28,6 +31,7 @@ from earlyfire_stream.transport.mqtt import (
     MqttLink,
     MqttTiming,
     TopicTemplate,
+    wait_s,
 )
 from earlyfire_stream.transport.proxy import Proxy
 from earlyfire_stream.verdict import Reason
@@ -588,6 +592,110 @@ async def test_an_idle_dead_connection_is_noticed_by_keepalive(
         proxy.thaw()
         await publish_until_it_arrives(link, "a", count(), inlet.arrivals())
         assert inlet.counts.reconnects >= 1
+
+
+# --- coming back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failures", "sessions", "luck", "waits_s"),
+    [(0, 1, 0.5, 0.1), (0, 1, 0.0, 0.0), (3, 1, 1.0, 1.6), (5, 1, 1.0, 6.4), (6, 1, 1.0, 10.0),
+     (10_000, 1, 0.25, 2.5), (0, 200, 1.0, 4.0), (0, 200, 0.5, 2.0), (20, 200, 1.0, 10.0),
+     (20, 1000, 1.0, 20.0), (0, 10, 1.0, 0.2)],
+)  # fmt: skip
+def test_a_wait_doubles_to_its_limit_and_has_room_for_all(
+    failures: int, sessions: int, luck: float, waits_s: float
+) -> None:
+    assert wait_s(MqttTiming(), failures, sessions, luck) == pytest.approx(waits_s)
+
+
+def test_two_hundred_cameras_that_are_cut_at_once_come_back_spread_out() -> None:
+    """50 a second for 4 s: in the fullest tenth of a second 5 of them on average; before there
+    was a window for all, 200."""
+    draw = random.Random(3)
+    back = [wait_s(MqttTiming(), 0, 200, draw.random()) for _ in range(200)]
+    tenths = Counter(int(10 * at_s) for at_s in back)
+    assert max(tenths.values()) <= 20
+    assert min(sum(s <= at_s < s + 1 for at_s in back) for s in range(4)) >= 25
+    assert max(back) <= 4
+
+
+def test_two_hundred_cameras_find_a_broker_that_was_long_away_spread_out() -> None:
+    """All lost it in the same moment; ten minutes later nothing of that is left. They then try
+    every 5 s on average, 40 a second of them, and all are back within one window of 10 s."""
+    draw = random.Random(4)
+    back = []
+    for _ in range(200):
+        at_s, failures = 0.0, 0
+        while at_s < 600:
+            at_s += wait_s(MqttTiming(), failures, 200, draw.random())
+            failures += 1
+        back.append(at_s - 600)
+    tenths = Counter(int(10 * at_s) for at_s in back)
+    assert max(tenths.values()) <= 20
+    assert max(Counter(map(int, back)).values()) <= 80
+    assert max(back) <= 10
+
+
+async def test_a_broker_that_throws_clients_out_at_once_is_asked_less_and_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[tuple[int, int]] = []
+
+    def none(timing: MqttTiming, failures: int, sessions: int, luck: float) -> float:
+        waits.append((failures, sessions))
+        return 0.0
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Let in, and hang up at the first thing that is asked for."""
+        with suppress(ConnectionError):
+            await reader.read(4096)
+            writer.write(b"\x20\x02\x00\x00")
+            if len(waits) < 5:
+                subscribed = await reader.read(4096)
+                writer.write(b"\x90\x05" + subscribed[2:4] + b"\x00\x01\x01")
+        writer.close()
+
+    monkeypatch.setattr(mqtt_module, "wait_s", none)
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1], level=4)
+        async with MqttInlet(address, "r", Clock().wall_ns) as inlet:
+            await eventually(lambda: len(waits) >= 8)
+            assert inlet.counts.reconnects >= 4
+    assert waits[:8] == [(n, 1) for n in range(1, 9)]
+
+
+async def test_a_quiet_publisher_notices_a_pulled_cable_and_nothing_is_lost_untold(
+    mosquitto_broker: EmbeddedBroker,
+) -> None:
+    """Its small frames fit into the kernel's buffers, so nothing but MQTT's ping can tell."""
+    sent: list[int] = []
+    received: list[int] = []
+    async with (
+        Proxy(mosquitto_broker.address) as proxy,
+        inlet_on(mosquitto_broker) as inlet,
+        MqttLink(proxy.address, "r", ["a"], timing=QUICK) as link,
+    ):
+        seqs = count()
+        first = await publish_until_it_arrives(link, "a", seqs, inlet.arrivals())
+        received.append(int(first.payload))
+        proxy.freeze()
+        async with asyncio.timeout(PATIENCE_S):
+            for seq in seqs:
+                if await link.publish("a", seq, b"%d" % seq) is Reason.BROKER_DOWN:
+                    break
+                sent.append(seq)
+                await asyncio.sleep(0.01)  # as a camera's cadence would
+        proxy.thaw()
+        back = await publish_until_taken(link, "a", seqs)
+        async for arrival in inlet.arrivals():
+            received.append(int(arrival.payload))
+            if received[-1] >= back:
+                break
+    assert sent, "for a while nobody could know"
+    assert received == sorted(set(received))
+    assert seq not in received
 
 
 # --- first connections ---------------------------------------------------------------------------
