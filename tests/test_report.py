@@ -12,7 +12,14 @@ import pytest
 from playwright.async_api import Browser
 
 from earlyfire_stream import run
-from earlyfire_stream.records import GAUGES_LOG, CameraPlan, Explanation, FirePlan, RunLog
+from earlyfire_stream.records import (
+    GAUGES_LOG,
+    CameraPlan,
+    Explanation,
+    FaultPlan,
+    FirePlan,
+    RunLog,
+)
 from earlyfire_stream.records import load as load_run
 from earlyfire_stream.report.gallery import Gallery, gallery
 from earlyfire_stream.report.gauges import gauges
@@ -20,7 +27,7 @@ from earlyfire_stream.report.page import render, write
 from earlyfire_stream.report.view import Page, page
 from earlyfire_stream.scoring import score
 from earlyfire_stream.scoring.footage import footage
-from earlyfire_stream.verdict import Fate, Verdict
+from earlyfire_stream.verdict import Fate, Reason, Verdict
 from tests.browser import browser, opened
 from tests.fakes.ollama import Answer, FakeOllama
 from tests.playing import Nursery, camera, loaded, pictures, run_folder, scenario
@@ -219,6 +226,68 @@ def test_every_frame_stands_in_its_camera_s_timeline() -> None:
     assert sum(lane["bins"]["S"]) == 38
     assert lane["fires"] == [["f1", 2400.0, None]]
     assert lane["until"] == 4860.0  # the 81st frame, and the minute that it stands for
+
+
+def faulty() -> RunLog:
+    """`late_by_three` with frames 20 to 25 lost in a partition that ends with 25, then a frozen
+    picture while it burns."""
+    log = late_by_three()
+    lost = [fated(log.shots[seq], Fate.LOST, Reason.GAP) for seq in range(20, 26)]
+    faults = (
+        FaultPlan("cut", "network-partition", 1200.0, 1500.0),
+        FaultPlan("camera-frozen", "camera-frozen", 2400.0, 2520.0, ("north",)),
+        FaultPlan("broken", "host-cpu", 3000.0, 3060.0),
+    )
+    note = {"what": "fault", "wall_ns": START_NS, "id": "broken", "state": "failed"}
+    return replace(
+        log,
+        frames=[*log.frames[:20], *lost, *log.frames[26:]],
+        faults=faults,
+        notes=[{**note, "scenario_s": 3000.0, "detail": HOSTILE}],
+    )
+
+
+def test_what_each_fault_did_is_told_in_a_row() -> None:
+    found = told(faulty())
+    cut, frozen, broken = found.faults
+    assert (cut.fault, cut.kind, cut.when) == ("cut", "network-partition", "20:00 to 25:00")
+    assert (cut.cameras, frozen.cameras) == ("all", "north")
+    assert (cut.harmed, cut.harmed_note) == ("6 of 6", "dropped 100.0 %")
+    # the partition ends at frame 25, the next one came: a minute later
+    assert cut.recovery == "1:00 min"
+    assert cut.recovery_note == ("median 1:00 min, 1 of 1 camera harmed; told to within 1:00 min")
+    assert (cut.latency, cut.ttfd) == ("–", "–")
+    assert (frozen.kind, frozen.harmed, frozen.recovery) == ("", "0 of 2", "at once")
+    assert (frozen.latency, frozen.latency_note) == ("1.00 s", "2 answers")
+    assert (frozen.ttfd, frozen.ttfd_note) == ("3:01 min", "1 view")
+    assert frozen.notes == (
+        "the run noted no begin: times as planned",
+        "the same picture again and again: frames come, their worth shows in the TTFD",
+    )
+    assert broken.harmed == "–"
+    assert broken.notes == (f"could not be played: {HOSTILE}",)
+    # 81 frames, 6 and 2 of them in faults
+    assert found.faults_outside == (
+        "median latency 1.00 s, p95 n/a (n 73); dropped 0.0 %, 95 %: 0.0 % to 5.0 % (n 73)"
+    )
+    text = render(found)
+    assert "What went wrong on purpose" in text
+    assert "<script>document" not in text
+    assert "What went wrong on purpose" not in render(told(late_by_three()))
+
+
+def test_faults_stand_in_the_timelines_of_the_cameras_that_they_met() -> None:
+    log = faulty()
+    spared = replace(log.cameras[0], id="south", fires=())
+    data = told(replace(log, cameras=[*log.cameras, spared])).data
+    assert [fault[:4] for fault in data["faults"]] == [
+        ["cut", "network-partition", 1200.0, 1500.0],
+        ["camera-frozen", "camera-frozen", 2400.0, 2520.0],
+    ]
+    assert [(lane["id"], lane["faults"]) for lane in data["lanes"]] == [
+        ("north", [0, 1]),
+        ("south", [0]),
+    ]
 
 
 def test_what_each_term_costs_is_told() -> None:
@@ -502,6 +571,44 @@ async def test_marks_of_the_detection_curve_do_not_lie_on_each_other(
     shown = "[...document.querySelectorAll('text.minutes')].map((t) => t.textContent)"
     async with opened(chromium, write(tmp_path, late, score(late)), width=width) as told:
         assert await told.ask(shown) == minutes
+
+
+BARS = """[...document.querySelectorAll('#lanes canvas[data-drawn]')].map((c) => {
+    const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    let found = 0;
+    for (let i = 0; i < d.length; i += 4) found += `${d.slice(i, i + 3)}` === '106,75,196';
+    return found > 20;
+})"""
+"""Of each timeline: has it a bar in the colour of faults?"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_faults_are_drawn_and_can_be_read_at_any_width(
+    chromium: Browser, tmp_path: Path, width: int
+) -> None:
+    log = faulty()
+    async with opened(chromium, write(tmp_path, log, score(log)), width=width) as told:
+        page = told.page
+        await page.locator("#lanes").scroll_into_view_if_needed()
+        for part in (".strip", ".detail canvas"):
+            await page.wait_for_selector(f"#lanes .open {part}[data-drawn]")
+        assert await told.ask(BARS) == [True, True]
+        assert "fault on purpose" in await page.inner_text("#legend")
+        over_time = page.locator("[data-chart=latency_time]")
+        assert await over_time.locator("rect.fault").count() == 2
+        assert await over_time.locator("text.fault-name").first.text_content() == "cut"
+        row = page.locator("#faults tbody tr").first
+        labels = "(r) => [...r.cells].slice(1).map((c) => getComputedStyle(c, '::before').content)"
+        told_beside = await row.evaluate(labels)
+        if width == 390:
+            named = ("when", "cameras", "harmed", "latency", "recovery", "TTFD")
+            assert told_beside == [f'"{name}"' for name in named]
+            assert await page.locator("#faults thead").is_hidden()
+        else:
+            assert set(told_beside) == {"none"}
+        assert await told.ask(OVERFLOW) == 0
+        assert await page.locator("#faults").evaluate("(s) => s.scrollWidth <= s.clientWidth")
+        assert (told.said, told.requests) == ([], [])
 
 
 async def test_two_hundred_cameras_stay_usable(chromium: Browser, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from earlyfire_stream.records import CameraPlan, FirePlan, RunLog
+from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan, RunLog
 from earlyfire_stream.report.summary import clock, duration, summary, summary_plain
 from earlyfire_stream.scoring import Score, score
-from tests.scored_runs import one_camera, verdicts
+from earlyfire_stream.verdict import Fate, Reason
+from tests.scored_runs import fated, one_camera, verdicts
 
 
 def three_frames_late() -> RunLog:
@@ -64,6 +65,42 @@ def test_a_ledger_that_does_not_balance_is_loud(width: int) -> None:
     found = score(replace(log, frames=log.frames[1:]))
     assert "DOES NOT BALANCE: 1 missing" in printed(found, width)
     assert "ledger: DOES NOT BALANCE: 1 missing" in summary_plain(found)
+
+
+def cut_for_ever() -> RunLog:
+    """Frames 70 to 80 of 81 are lost in a partition from 70 to 75, and none comes again."""
+    log = three_frames_late()
+    lost = [fated(one, Fate.LOST, Reason.GAP) for one in log.shots[70:]]
+    faults = (
+        FaultPlan("twice", "camera-duplicate", 600.0, 720.0),
+        FaultPlan("cut", "network-partition", 4200.0, 4500.0),
+        FaultPlan("later", "host-cpu", 9000.0, 9100.0),
+    )
+    return replace(log, frames=[*log.frames[:70], *lost], faults=faults, duration_s=4860.0)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_faults_are_a_table_at_any_width(width: int) -> None:
+    text = printed(score(cut_for_ever()), width)
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert rows["twice"][1:7] == ["10:00", "0", "of", "2", "0", "s"]
+    assert rows["cut"][1:6] == ["1:10:00", "11", "of", "11", "never"]
+    assert rows["later"][1:4] == ["2:30:00", "not", "reached"]
+    assert (rows["twice"][-1], rows["cut"][-1]) == ("exact", "exact")
+    assert ("dropped" in text) == (width >= 80)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+
+
+def test_faults_are_plain_lines() -> None:
+    lines = summary_plain(score(cut_for_ever())).splitlines()
+    assert lines[1:4] == [
+        "fault: twice kind camera-duplicate at 10:00 to 12:00 harmed 0 of 2 dropped 0.0 % "
+        "latency 1.00 s recovery 0 s ledger exact",
+        "fault: cut kind network-partition at 1:10:00 to 1:15:00 harmed 11 of 11 dropped 100.0 % "
+        "latency n/a recovery never ledger exact",
+        "fault: later kind host-cpu at 2:30:00 not reached",
+    ]
+    assert "fault" not in summary_plain(score(three_frames_late()))
 
 
 def test_why_there_is_no_score() -> None:

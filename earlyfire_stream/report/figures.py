@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from earlyfire_stream.records import UNTOLD, AlarmRecord, FrameTable, RunLog, ShotTable
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import ASPECT, HORIZON_S, Rate, View, classify
+from earlyfire_stream.scoring.faults import FaultScore
 from earlyfire_stream.scoring.footage import Footage, FrameOutcome
 from earlyfire_stream.scoring.statistics import Survival, percentile
 from earlyfire_stream.verdict import AlarmKind, Fate, Reason
@@ -103,13 +104,18 @@ def figures(log: RunLog, score: Score, everything: Sequence[Footage]) -> Figures
     begin, end = _span(everything)
     edges = np.linspace(begin, end, BINS + 1)
     columns = _columns(FrameTable.of(log.frames), everything)
-    lanes, hidden, unseen = _lanes(everything, columns, log.alarms, begin, end)
+    played = [f for f in score.faults if f.state in ("played", "cut short")]
+    lanes, hidden, unseen = _lanes(everything, columns, log.alarms, played, begin, end)
     sent_at, late = _late(ShotTable.of(log.shots))
     return Figures(
         data={
             "span": [begin, end],
             "horizon": HORIZON_S,
             "fates": [f.value for f in _FATES],
+            "faults": [
+                [f.id, f.kind, _plain(f.start_s), _plain(f.end_s), _plain(f.until_s)]
+                for f in played
+            ],
             "lanes": lanes,
             "fleet": _fleet_bins(columns, edges),
             "parts": _parts(score.fires),
@@ -410,6 +416,7 @@ def _lanes(
     everything: Sequence[Footage],
     columns: _Columns,
     alarms: Sequence[AlarmRecord],
+    faults: Sequence[FaultScore],
     begin: float,
     end: float,
 ) -> tuple[list[dict[str, Any]], int, int]:
@@ -434,6 +441,7 @@ def _lanes(
         mine = slice(columns.camera[place], columns.camera[place + 1])
         at, group = columns.at[mine], columns.group[mine]
         lane, used = _lane(one, at, group, raised.get(one.plan.id, ()), edges, room)
+        lane["faults"] = [n for n, fault in enumerate(faults) if fault.meets(one.plan.id)]
         lane["frames"]["l"] = [_seconds(s) for s in columns.latency_s[mine][used]]
         room -= used.stop - used.start
         lanes.append(lane)

@@ -6,7 +6,7 @@ where each line begins with a word that stays the same.
 
 from __future__ import annotations
 
-__all__ = ["summary", "summary_plain"]
+__all__ = ["clock", "duration", "number", "percent", "recovered", "summary", "summary_plain"]
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ from rich.text import Text
 
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.detection import View
+from earlyfire_stream.scoring.faults import FaultScore
 
 MOST_FIRES = 30
 """Rows a terminal shows; the rest stands in score.json."""
+MOST_FAULTS = 40
 WIDE = 76
 """Columns from which onset and alarm instants fit beside the time to first detection."""
 
@@ -40,6 +42,9 @@ class _Summary:
         if score.fires:
             yield _fires(score, wide=options.max_width >= WIDE)
             yield Text()
+        if score.faults:
+            yield _faults(score, wide=options.max_width >= WIDE)
+            yield Text()
         facts = Table.grid(padding=(0, 2), expand=False)
         facts.add_column(style="dim", no_wrap=True)
         facts.add_column(overflow="fold")
@@ -58,6 +63,7 @@ class _Summary:
 def summary_plain(score: Score) -> str:
     """One fact a line, without colours or boxes; ends with a line break."""
     lines = [_fire_line(view) for view in score.fires]
+    lines += [_fault_line(fault) for fault in score.faults]
     lines += [f"{label}: {value}" for label, value in _facts(score)]
     lines += [f"warning: {warning}" for warning in score.warnings]
     return "\n".join(lines) + "\n"
@@ -120,6 +126,72 @@ def _largest_part(view: View) -> str:
     name, seconds = max(view.parts.to_json().items(), key=lambda part: part[1])
     # without `min`, which would not fit into 80 columns beside a name of usual length
     return f"{name.replace('_', ' ')} {duration(seconds).removesuffix(' min')}"
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+_EXACT = {True: "exact", False: "WRONG", None: "n/a"}
+
+
+def _faults(score: Score, wide: bool) -> Table:
+    columns: list[tuple[str, Callable[[FaultScore], str], bool]] = [
+        ("fault", lambda f: f.id, False),
+        ("at", lambda f: clock(f.start_s), True),
+        ("harmed", _harmed, True),
+        ("recovery", recovered, True),
+        ("ledger", lambda f: _EXACT[f.exact], False),
+    ]
+    if wide:
+        columns[4:4] = [
+            ("dropped", lambda f: percent(f.drops.share), True),
+            ("latency", lambda f: _tail(f.latency.p50), True),
+        ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, _, is_number in columns:
+        table.add_column(
+            name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+        )
+    for fault in score.faults[:MOST_FAULTS]:
+        wrong = fault.recovery.not_recovered or fault.exact is False
+        style = "red" if wrong else "dim" if fault.state in ("failed", "not reached") else ""
+        table.add_row(*(Text(text(fault), style=style) for _, text, _ in columns))
+    hidden = len(score.faults) - MOST_FAULTS
+    if hidden > 0:
+        table.add_row(f"… {hidden} more")
+    return table
+
+
+def _fault_line(fault: FaultScore) -> str:
+    where = f"fault: {fault.id} kind {fault.kind} at {clock(fault.start_s)}"
+    if fault.state in ("failed", "not reached"):
+        return f"{where} {fault.state}"
+    return (
+        f"{where} to {clock(fault.end_s)} harmed {_harmed(fault)} dropped "
+        f"{percent(fault.drops.share)} latency {_tail(fault.latency.p50)} recovery "
+        f"{recovered(fault)} ledger {_EXACT[fault.exact]}"
+    )
+
+
+def _harmed(fault: FaultScore) -> str:
+    if fault.state in ("failed", "not reached"):
+        return fault.state
+    return f"{fault.frames.harmed:,} of {fault.frames.scheduled:,}"
+
+
+def recovered(fault: FaultScore) -> str:
+    """How long the slowest camera took: `0 s` where none was harmed, `never`, or a duration."""
+    found = fault.recovery
+    if not found.n:
+        return "n/a"
+    if found.not_recovered:
+        return "never"
+    return "0 s" if not found.harmed or found.max_s is None else duration(found.max_s)
+
+
+def percent(share: float | None) -> str:
+    """`48.4 %`."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"
 
 
 # --- everything else -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Texts of models, cameras and scenarios are plain `str` here; whoever lays them o
 
 from __future__ import annotations
 
-__all__ = ["Fact", "FireRow", "Page", "Term", "Told", "page", "seconds_text"]
+__all__ = ["Fact", "FaultRow", "FireRow", "Page", "Term", "Told", "page", "seconds_text"]
 
 import json
 import math
@@ -20,11 +20,12 @@ from earlyfire_stream.records import FrameTable, RunLog, ShotTable
 from earlyfire_stream.report.figures import Figures, figures
 from earlyfire_stream.report.gallery import Gallery
 from earlyfire_stream.report.gauges import NOTHING, Gauges
-from earlyfire_stream.report.summary import clock, duration, number
+from earlyfire_stream.report.summary import clock, duration, number, percent
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.answers import FULL_S, HALF_S
 from earlyfire_stream.scoring.detection import Rate, View
 from earlyfire_stream.scoring.early_fire import DETECTED_WITHIN_S, Terms
+from earlyfire_stream.scoring.faults import FaultScore
 from earlyfire_stream.scoring.footage import Footage
 from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
 from earlyfire_stream.scoring.statistics import (
@@ -36,6 +37,7 @@ from earlyfire_stream.scoring.statistics import (
 
 FIRE_ROWS = 200
 """Views that the table of the page lists; the rest stands in score.json."""
+FAULT_ROWS = 100
 CAMERA_ROWS = 200
 """Cameras with false alarms that a table lists."""
 TOLD_ROWS = 100
@@ -89,6 +91,29 @@ class FireRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRow:
+    """What one fault did. Each text is for one cell; a note stands below it."""
+
+    fault: str
+    kind: str
+    """Empty where it is the name."""
+    when: str
+    cameras: str
+    harmed: str
+    harmed_note: str
+    latency: str
+    latency_note: str
+    recovery: str
+    recovery_note: str
+    bad: bool
+    """A camera never recovered."""
+    ttfd: str
+    ttfd_note: str
+    notes: tuple[str, ...]
+    """What a reader must know of it; a stranger's words may be among them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """An explanation: a model's own words."""
 
@@ -120,6 +145,10 @@ class Page:
     warnings: tuple[str, ...]
     fires: tuple[FireRow, ...]
     fires_hidden: int
+    faults: tuple[FaultRow, ...]
+    faults_hidden: int
+    faults_outside: str
+    """What they are held against."""
     fleet: tuple[Fact, ...]
     detection: tuple[Fact, ...]
     alarms: tuple[Fact, ...]
@@ -195,6 +224,9 @@ def page(
         warnings=(*score.warnings, *map(str, run.get("warnings") or ()), *_distrust(log, drawn)),
         fires=tuple(_fire(v) for v in score.fires[:FIRE_ROWS]),
         fires_hidden=max(0, len(score.fires) - FIRE_ROWS),
+        faults=tuple(_fault(f, log) for f in score.faults[:FAULT_ROWS]),
+        faults_hidden=max(0, len(score.faults) - FAULT_ROWS),
+        faults_outside=_outside(score),
         fleet=_fleet(score),
         detection=_detection(score),
         alarms=_alarms(score),
@@ -539,6 +571,127 @@ def _blamed(score: Score) -> tuple[Fact, ...]:
         )
         for camera, rate in rows
     )
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+_WRONG_PICTURE = {
+    "camera-frozen": "the same picture again and again",
+    "camera-black": "a black picture",
+    "camera-wrong-size": "a picture of another size",
+}
+"""Kinds whose frames come and are answered: what they do shows in what was detected alone."""
+
+
+def _fault(fault: FaultScore, log: RunLog) -> FaultRow:
+    frames, found = fault.frames, fault.recovery
+    inside, drops = fault.latency, fault.drops
+    nothing = fault.state in ("failed", "not reached")
+    when = clock(fault.start_s)
+    if fault.end_s > fault.start_s:
+        when += f" to {clock(fault.end_s)}"
+    met = sum(fault.meets(camera.id) for camera in log.cameras)
+    return FaultRow(
+        fault=fault.id,
+        kind="" if fault.kind == fault.id else fault.kind,
+        when=when,
+        cameras=fault.cameras[0]
+        if len(fault.cameras) == 1
+        else "all"
+        if met == len(log.cameras)
+        else _count(met, "camera"),
+        harmed="–" if nothing else f"{frames.harmed:,} of {frames.scheduled:,}",
+        harmed_note=""
+        if not frames.scheduled
+        else f"dropped {percent(drops.share)}"
+        + (f", {frames.late:,} late" if frames.late else "")
+        + {True: "", False: "; THE LEDGER DOES NOT BALANCE", None: ""}[fault.exact],
+        latency="–" if not inside.n else seconds_text(inside.p50),
+        latency_note=""
+        if not inside.n
+        else ("" if inside.p95 is None else f"p95 {seconds_text(inside.p95)}, ")
+        + _count(inside.n, "answer"),
+        recovery=_recovered(fault),
+        recovery_note=""
+        if found.resolution_s is None or not found.harmed
+        else f"median {_middle(found.median_s)}, "
+        f"{found.harmed:,} of {_count(found.n, 'camera')} harmed; told to within "
+        f"{seconds_text(found.resolution_s)}",
+        bad=found.not_recovered > 0,
+        ttfd="–"
+        if not fault.ttfd.n
+        else "missed"
+        if fault.ttfd.median_s is None
+        else duration(fault.ttfd.median_s),
+        ttfd_note="" if not fault.ttfd.n else _looks(fault),
+        notes=_fault_notes(fault),
+    )
+
+
+def _recovered(fault: FaultScore) -> str:
+    found = fault.recovery
+    if not found.n:
+        return "–"
+    if found.not_recovered:
+        return f"never ({found.not_recovered:,} of {_count(found.n, 'camera')})"
+    if not found.harmed:
+        return "at once"
+    return "n/a" if found.max_s is None else seconds_text(found.max_s)
+
+
+def _middle(median_s: float | None) -> str:
+    if not median_s:
+        return "never" if median_s is None else "0 s"
+    return seconds_text(median_s)
+
+
+def _looks(fault: FaultScore) -> str:
+    harmed = sum(met.harmed for met in fault.fires)
+    frames = sum(met.frames for met in fault.fires)
+    said = _count(fault.ttfd.n, "view")
+    if fault.ttfd.missed and fault.ttfd.median_s is not None:
+        said += f", {fault.ttfd.missed:,} missed"
+    return said + (f"; {harmed:,} of {frames:,} frames on the way harmed" if harmed else "")
+
+
+def _fault_notes(fault: FaultScore) -> tuple[str, ...]:
+    said = []
+    if fault.state == "failed":
+        said.append(f"could not be played: {fault.detail or 'no reason told'}")
+    elif fault.state == "not reached":
+        said.append("not reached: the run ended before it")
+    elif fault.state == "cut short":
+        said.append("the run ended within it")
+    if fault.state in ("played", "cut short"):
+        if not fault.noted:
+            said.append("the run noted no begin: times as planned")
+        if fault.kind in _WRONG_PICTURE:
+            said.append(f"{_WRONG_PICTURE[fault.kind]}: frames come, their worth shows in the TTFD")
+    if fault.overlaps:
+        said.append(f"overlaps {', '.join(fault.overlaps)}: what each did cannot be told apart")
+    if fault.state != "failed" and fault.detail:
+        said.append(fault.detail)
+    return tuple(said)
+
+
+def _outside(score: Score) -> str:
+    if not score.faults:
+        return ""
+    one = score.faults[0]
+    spent, drops, fires = one.latency_outside, one.drops_outside, one.ttfd_outside
+    said = [
+        f"median latency {seconds_text(spent.p50)}, p95 {seconds_text(spent.p95)} (n {spent.n:,})",
+        f"dropped {percent(drops.share)}"
+        + ("" if drops.interval is None else f", 95 %: {' to '.join(map(percent, drops.interval))}")
+        + f" (n {drops.scheduled:,})",
+    ]
+    if fires.n:
+        middle = "n/a" if fires.median_s is None else duration(fires.median_s)
+        said.append(
+            f"median TTFD {middle} ({_count(fires.n, 'view')}"
+            + (f", {fires.missed:,} missed)" if fires.missed else ")")
+        )
+    return "; ".join(said)
 
 
 # --- frames, latency, tokens ---------------------------------------------------------------------

@@ -12,7 +12,7 @@
                that were answered within it
 
 By this measure one answer in twenty is late on a good day. A fault is therefore blamed for late
-answers only where chance alone would bring so many in fewer than one case of twenty. Latency
+answers only where chance alone would bring so many in fewer than one case of a hundred. Latency
 is taken from the schedule, not from what a camera with a wrong clock says. A fault without an end
 of its own (a restart) may show only with the next frames: harm within 5 s of it is its own.
 
@@ -42,7 +42,7 @@ from earlyfire_stream.verdict import Fate, Reason
 NORMAL_ANSWERS = 20
 """Answers outside all faults from which on it is known what is normal."""
 NORMAL_PERCENTILE = 95
-BY_CHANCE = 0.05
+BY_CHANCE = 0.01
 """Below which chance is no excuse (one-sided, binomial): 2 late of 3 answers are blamed on the
 fault (0.7 %), 1 of 3 is not (14 %)."""
 ROUNDING_S = 0.001
@@ -199,6 +199,9 @@ class FaultScore:
     """Of the views that met no fault."""
     exact: bool | None
     """Each affected frame has one fate; None where the cameras' log is missing."""
+
+    def meets(self, camera: str) -> bool:
+        return not self.cameras or camera in self.cameras
 
     def to_json(self) -> dict[str, Any]:
         found = self.recovery

@@ -6,7 +6,7 @@
   const [begin, end] = data.span;
   const charts = {};
   const { GROUPS, readColours, drawStrip, drawDetail, describe, drawLegend } =
-    timeline({ begin, end, fates: data.fates });
+    timeline({ begin, end, fates: data.fates, faults: data.faults });
 
   const {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, nearest, plot,
@@ -217,17 +217,36 @@
     }
   };
 
+  // Faults behind a chart over time; each named as far as there is room beside the one before.
+  function troubled(p, named) {
+    let free = p.left;
+    for (const [id, kind, start, over] of data.faults) {
+      const x = Math.max(p.left, p.X(start)), to = Math.min(p.right, p.X(over));
+      if (x > p.right) continue;
+      const w = Math.max(2, to - x);
+      svg("rect", { class: "fault", x, y: p.top, width: w, height: p.floor - p.top }, p.root);
+      const bar = svg("rect", { class: "fault-top", x, y: p.top, width: w, height: 3 }, p.root);
+      svg("title", {}, bar, id === kind ? id : `${id} (${kind})`);
+      const room = 6.2 * id.length;
+      if (named && x >= free && x + room < p.right) {
+        svg("text", { class: "fault-name", x: x + 3, y: p.top + 14 }, p.root, id);
+        free = x + room + 8;
+      }
+    }
+  }
   charts.latency_time = (figure) => {
     const rows = data.latency.over_time;
     const top = highest(rows.map((r) => r[2]), 0);
     const p = plot(figure, 240, time(), { low: 0, high: top, label: "seconds: worst and median" });
+    troubled(p, true);
     for (const mark of [0.25, 1]) if (mark < top) svg("line", { class: "ref", x1: p.left, x2: p.right, y1: p.Y(mark), y2: p.Y(mark) }, p.root);
     const width = Math.max(1.5, (p.right - p.left) / 120 * 0.55);
     for (const [at, median, worst] of rows) {
       svg("rect", { x: p.X(at) - width / 2, y: p.Y(worst), width, height: p.Y(0) - p.Y(worst), style: "fill:var(--n);opacity:.35" }, p.root);
       svg("circle", { cx: p.X(at), cy: p.Y(median), r: 2.2, style: "fill:var(--n)" }, p.root);
     }
-    nearest(p, rows, ([at, median, worst, n]) => `${clock(at)}\nmedian ${duration(median)}, worst ${duration(worst)}\n${n} answers`);
+    const wrong = (at) => data.faults.filter(([, , start, over]) => start <= at && at < over).map(([id]) => `\nfault: ${id}`).join("");
+    nearest(p, rows, ([at, median, worst, n]) => `${clock(at)}\nmedian ${duration(median)}, worst ${duration(worst)}\n${n} answers${wrong(at)}`);
   };
 
   charts.tokens = (figure) => {
@@ -310,6 +329,7 @@
     const count = data.fleet.n.length;
     const totals = data.fleet.n.map((_, i) => Object.keys(GROUPS).reduce((sum, g) => sum + data.fleet[g][i], 0));
     const p = plot(figure, 150, time(), { low: 0, high: highest(totals, 1), label: "frames of all cameras", ticks: undefined });
+    troubled(p, false);
     totals.forEach((total, i) => {
       const [x, w] = column(p, i, count);
       let at = 0;

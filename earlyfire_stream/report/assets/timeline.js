@@ -1,6 +1,6 @@
 // One camera's frames over time, as the report and the live page draw them: colours by what became of
-// a frame, marks for alarms, the times of fires and outages. `run` holds begin, end (scenario seconds)
-// and the names of fates; it may change between two drawings. Strangers' words are only set as text.
+// a frame, marks for alarms, the times of fires, outages and faults. `run` holds begin, end (scenario
+// seconds), the names of fates and `faults` (id, kind, start, end; a lane names its own by place); it may change between two drawings. Strangers' words are only set as text.
 "use strict";
 const timeline = (run) => {
   const { element, fixed, short, clock, duration, steps, scale } = drawing;
@@ -15,7 +15,7 @@ const timeline = (run) => {
   let colours = {};
   function readColours() {
     const probe = element("span", "", document.body);
-    for (const name of ["S", "n", "c", "f", "g", "true", "false", "fire", "ink", "dim", "line", "card", "soft", "accent"]) {
+    for (const name of ["S", "n", "c", "f", "g", "true", "false", "fire", "fault", "ink", "dim", "line", "card", "soft", "accent"]) {
       probe.style.color = `var(--${name})`;
       colours[name] = getComputedStyle(probe).color;
     }
@@ -62,6 +62,25 @@ const timeline = (run) => {
       pen.restore();
     }
   }
+  // Over smoke and outages, so that both can still be told: a tint, and a bar along the top.
+  function troubles(pen, lane, X, width, height, named) {
+    const free = [0, 0];  // where a name fits in, in each of two rows
+    for (const n of lane.faults || []) {
+      const [id, , start, over] = run.faults[n];
+      const from = Math.max(0, X(start)), to = Math.min(width, X(over));
+      if (from > width || to < 0) continue;
+      const w = Math.max(2, to - from);
+      pen.fillStyle = colours.fault;
+      pen.globalAlpha = 0.16; pen.fillRect(from, 0, w, height);
+      pen.globalAlpha = 1; pen.fillRect(from, named ? height - 3 : 0, w, 3);
+      const room = pen.measureText(id).width + 8;
+      const row = from + room > width ? -1 : free.findIndex((x) => x <= from);
+      if (!named || row < 0) continue;
+      pen.textAlign = "left";
+      pen.fillText(id, from + 4, height - 6 - 12 * row);
+      free[row] = from + room;
+    }
+  }
   function density(pen, lane, X, top, height) {
     const keys = Object.keys(lane.bins);
     const count = keys.length ? lane.bins[keys[0]].length : 0;
@@ -86,6 +105,7 @@ const timeline = (run) => {
     const X = scale(run.begin, run.end, 5, width - 5);
     scenery(pen, entry.lane, X, width, height);
     density(pen, entry.lane, X, 3, height - 6);
+    troubles(pen, entry.lane, X, width, height, false);
     for (const [at, kind] of entry.lane.alarms) mark(pen, kind, X(at), height / 2, 5);
   }
   function drawDetail(entry) {
@@ -118,6 +138,7 @@ const timeline = (run) => {
         }
       });
     } else density(pen, lane, X, 32, floor - 36);
+    troubles(pen, lane, X, width, floor, true);
     for (const [at, kind] of lane.alarms) if (at >= from && at <= to) {
       pen.strokeStyle = kind === "true" ? colours.true : kind === "false" ? colours.false : colours.ink;
       pen.lineWidth = 1; pen.globalAlpha = 0.7;
@@ -162,6 +183,10 @@ const timeline = (run) => {
     let best = -1, off = 12;
     frames.t.forEach((t, i) => { const d = Math.abs(X(t) - x); if (d < off) { best = i; off = d; } });
     const said = [];
+    for (const n of lane.faults || []) {
+      const [id, kind, start, over] = run.faults[n];
+      if (X(start) - 3 <= x && x <= Math.max(X(over), X(start) + 3)) said.push(id === kind ? `fault: ${id}` : `fault: ${id} (${kind})`);
+    }
     if (alarm) said.push(`${KINDS[alarm[1]]} at frame ${alarm[2]}`);
     if (best >= 0) {
       const why = frames.why[best];
@@ -196,6 +221,11 @@ const timeline = (run) => {
       const item = element("li", "", legend);
       element("i", "off", item);
       item.append("camera off");
+    }
+    if (lanes.some((lane) => (lane.faults || []).length)) {
+      const item = element("li", "", legend);
+      element("i", "fault", item);
+      item.append("fault on purpose");
     }
   }
 
