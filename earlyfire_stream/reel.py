@@ -38,7 +38,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -154,24 +154,35 @@ class Film:
         return phases(self.cameras, cadences(times))
 
     def plates(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, Due, Plate]]:
-        """Every frame of the fleet in order of capture; shared pictures are made once."""
+        """Every frame of the fleet in order of capture; shared pictures are made once.
+
+        A camera that begins some cadences later than another that shows the same joins it then.
+        """
         times = {name: Times.of(source) for name, source in sources.items()}
         phase = self.phases(times)
         groups: dict[tuple[int, float, float | None], list[Camera]] = {}
         for camera in self.cameras:
-            key = (id(sources[camera.id]), phase[camera.id], camera.cadence)
-            groups.setdefault(key, []).append(camera)
+            begins = phase[camera.id]
+            if camera.cadence is not None and not camera.jitter:
+                begins = round(begins % camera.cadence, 6) % round(camera.cadence, 6)
+            groups.setdefault((id(sources[camera.id]), begins, camera.cadence), []).append(camera)
 
         def of(group: list[Camera]) -> Iterator[tuple[float, str, Due, Plate]]:
-            first = group[0]
+            first = min(group, key=lambda camera: phase[camera.id])
             schedule, asked = itertools.tee(
                 dues(first, phase[first.id], times[first.id], self.duration, self.seed)
             )
             pictures = sources[first.id].pictures(due.source_at for due in asked)
+            later = [
+                round((phase[c.id] - phase[first.id]) / c.cadence) if c.cadence else 0
+                for c in group
+            ]
             for due, picture in zip(schedule, pictures, strict=True):
                 plate = _plate(picture)
-                for camera in group:
-                    yield due.captured_at, camera.id, due, plate
+                for camera, frames in zip(group, later, strict=True):
+                    if due.seq >= frames:
+                        mine = due if not frames else replace(due, seq=due.seq - frames)
+                        yield due.captured_at, camera.id, mine, plate
 
         made = heapq.merge(*map(of, groups.values()), key=lambda entry: entry[:2])
         for _, camera_id, due, plate in made:

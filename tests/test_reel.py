@@ -173,6 +173,25 @@ def test_cameras_that_show_the_same_at_the_same_instants_share_a_picture(tmp_pat
     assert plates["a", 2] == plates["c", 2]
 
 
+def test_a_camera_that_begins_later_shares_the_pictures_from_then_on(tmp_path: Path) -> None:
+    """One picture a second; b joins at 2.2 s, c in between two pictures of the others."""
+    shown = {"kind": "synthetic", "cadence": "1s"}
+    made = film(
+        tmp_path,
+        *(camera("a", phase=0.2, **shown), camera("b", phase=2.2, **shown)),
+        camera("c", phase=2.5, **shown),
+        duration=4.0,
+    )
+    sources = made.open()
+    plates = {(name, due.seq): (due, plate) for name, due, plate in made.plates(sources)}
+    close(sources)
+    assert sorted(plates) == [*(("a", n) for n in range(4)), ("b", 0), ("b", 1), ("c", 0), ("c", 1)]
+    for later, earlier in ((("b", 0), ("a", 2)), (("b", 1), ("a", 3))):
+        assert plates[later][1] is plates[earlier][1]
+        assert plates[later][0].captured_at == plates[earlier][0].captured_at
+    assert plates["c", 0][1] is not plates["a", 2][1]
+
+
 def test_a_source_that_cannot_be_opened_is_an_error_for_every_reel(tmp_path: Path) -> None:
     broken = film(tmp_path, camera("a"), camera("b", source={"path": "nowhere"}))
     for kind in (BlankReel, InlineReel):
