@@ -27,7 +27,14 @@ from earlyfire_stream.live.page import LivePage
 from earlyfire_stream.live.pictures import Pictures, small
 from earlyfire_stream.live.wall import Wall
 from earlyfire_stream.live.watching import Watcher
-from earlyfire_stream.records import AlarmRecord, CameraPlan, FirePlan, Snapshot
+from earlyfire_stream.records import (
+    AlarmRecord,
+    CameraPlan,
+    FaultPlan,
+    FirePlan,
+    Playing,
+    Snapshot,
+)
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
 from tests.browser import Opened, browser, opened
 from tests.playing import (
@@ -152,6 +159,75 @@ def test_a_network_that_the_scenario_takes_away_is_an_event() -> None:
     row_of(wall, 9.5)
     told = [(e["at"], e["kind"], e["count"]) for e in wall.whole()["events"]]
     assert told == [(3.0, "cut", 2), (5.0, "mended", 1), (6.0, "mended", 1), (9.0, "cut", 1)]
+
+
+CUT = FaultPlan("cut", "network-partition", 2.0, 5.0)
+FROZEN = FaultPlan("still", "camera-frozen", 3.0, 9.0, ("north",))
+
+
+def faulty_wall(*faults: FaultPlan) -> Wall:
+    return Wall([CameraPlan("north", (), 1.0), CameraPlan("south", (), 1.0)], faults=faults)
+
+
+def running(wall: Wall, now: float) -> list[list[Any]]:
+    wall.changes(now, START_NS + round(now * SECOND), lambda _: None)
+    found: list[list[Any]] = wall.whole()["totals"]["faults"]
+    return found
+
+
+def events(wall: Wall) -> list[tuple[Any, ...]]:
+    told = wall.whole()["events"]
+    return [(e["at"], e["kind"], e["camera"], e["count"], e["why"]) for e in told]
+
+
+def test_a_fault_under_way_is_told_with_its_begin_and_whom_it_meets() -> None:
+    wall = faulty_wall(CUT, FROZEN)
+    cut = ["cut", "network-partition", 2.0, "", 2]
+    still = ["still", "camera-frozen", 3.0, "north", 1]
+    assert [running(wall, at) for at in (1.0, 2.0, 4.0, 5.0, 9.0)] == [
+        *([], [cut], [cut, still], [still], [])
+    ]
+    assert events(wall) == [
+        (2.0, "fault", "", 2, "network-partition"),
+        (3.0, "fault", "north", 1, "camera-frozen"),
+        (5.0, "fault_over", "", 2, "network-partition"),
+        (9.0, "fault_over", "north", 1, "camera-frozen"),
+    ]
+
+
+def test_what_happens_in_a_moment_is_under_way_for_ten_seconds() -> None:
+    wall = faulty_wall(FaultPlan("restart", "broker-restart", 2.0, 2.0))
+    assert [len(running(wall, at)) for at in (1.0, 2.0, 11.9, 12.0)] == [0, 1, 1, 0]
+    assert [event[1] for event in events(wall)] == ["fault"]
+
+
+def test_a_fault_is_when_the_run_noted_it_and_one_that_failed_is_none() -> None:
+    wall = faulty_wall(CUT, FROZEN)
+    wall.fault("cut", "begun", 2.5)
+    wall.fault("still", "failed", 3.0)
+    wall.fault("nobody", "begun", 1.0)
+    assert running(wall, 2.2) == []
+    assert running(wall, 4.0) == [["cut", "network-partition", 2.5, "", 2]]
+    wall.fault("cut", "over", 7.0)
+    assert len(running(wall, 6.0)) == 1
+    assert running(wall, 7.0) == []
+    assert [event[1] for event in events(wall)] == ["unplayed", "fault", "fault_over"]
+
+
+def test_a_camera_s_timeline_has_the_faults_that_met_it() -> None:
+    wall = faulty_wall(CUT, FROZEN)
+    north, south = wall.camera(0, 9.0), wall.camera(1, 9.0)
+    assert north is not None
+    assert south is not None
+    assert north["faults"] == [
+        ["cut", "network-partition", 2.0, 5.0],
+        ["still", "camera-frozen", 3.0, 9.0],
+    ]
+    assert (north["lane"]["faults"], south["lane"]["faults"]) == ([0, 1], [0])
+    wall.fault("cut", "failed", 2.0)
+    again = wall.camera(1, 9.0)
+    assert again is not None
+    assert again["lane"]["faults"] == []
 
 
 def test_boxes_are_hundredths_of_the_picture_and_truth_is_that_of_the_frame_shown() -> None:
@@ -423,9 +499,17 @@ class Shown:
 
 @contextlib.contextmanager
 def shown(
-    clock: Clock, *plans: CameraPlan, port: int = 0, token: str | None = None
+    clock: Clock,
+    *plans: CameraPlan,
+    port: int = 0,
+    token: str | None = None,
+    faults: tuple[FaultPlan, ...] = (),
 ) -> Iterator[Shown]:
     watcher = Watcher("hills", "simulated", "perfect")
+    if faults:
+        watcher.opened(
+            Playing("r", "hills", "run", "simulated", "m", "fixed", "wall", faults=faults)
+        )
     with LivePage(watcher, LiveAddress("127.0.0.1", port), token) as page:
         watcher.begin(plans, clock, None)
         wait_for(lambda: watcher.wall.name_of(len(plans) - 1) is not None or not plans)
@@ -655,6 +739,41 @@ async def test_a_script_in_a_name_or_an_answer_stays_text(chromium: Browser, clo
             assert await told.page.inner_text("#camera-name") == HOSTILE
             assert HOSTILE in await told.page.inner_text("#camera-looks")
             assert await told.ask("document.querySelectorAll('script').length") == 3
+            assert await told.ask("document.querySelectorAll('img[onerror]').length") == 0
+            assert "taken" not in await told.page.title()
+            assert (told.said, told.requests) == ([], [])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_a_fault_under_way_is_shown_above_everything(
+    chromium: Browser, clock: Clock, width: int
+) -> None:
+    # it is scenario second 100: two are under way, one is to come
+    faults = (
+        FaultPlan(HOSTILE, "network-partition", 95.0, 10_000.0),
+        FaultPlan("camera-frozen", "camera-frozen", 98.0, 10_000.0, ("north",)),
+        FaultPlan("later", "host-cpu", 9_000.0, 9_900.0),
+    )
+    plans = (CameraPlan("north", (), 1.0), CameraPlan("south", (), 1.0))
+    with shown(clock, *plans, faults=faults) as on:
+        on.see("north", 0, 96.0, NO)
+        on.see("south", 0, 96.0, NO)
+        async with opened(chromium, on.page.url, width=width) as told:
+            await told.page.wait_for_selector("#faults:not([hidden])")
+            said = await told.page.locator("#faults li").all_inner_texts()
+            assert [line.split("\n") for line in said] == [
+                ["network partition", HOSTILE, "since 1:35", "all cameras"],
+                ["camera frozen", "since 1:38", "north"],
+            ]
+            await true(told, "document.querySelectorAll('#feed [data-kind=fault]').length === 2")
+            feed = await told.page.locator("#feed [data-kind=fault]").all_inner_texts()
+            assert any("FAULT north · camera frozen" in line for line in feed)
+            assert any("FAULT 2 cameras · network partition" in line for line in feed)
+            await told.page.click(".cam")
+            await told.page.wait_for_selector("#camera-legend .fault")
+            facts = await told.page.inner_text("#camera-facts")
+            assert "camera frozen" in facts
+            assert await told.ask(OVERFLOW) <= 0
             assert await told.ask("document.querySelectorAll('img[onerror]').length") == 0
             assert "taken" not in await told.page.title()
             assert (told.said, told.requests) == ([], [])

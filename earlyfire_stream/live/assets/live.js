@@ -17,10 +17,12 @@
     true: "ALARM", false: "FALSE ALARM", unlocated: "ALARM beside the smoke", late: "ALARM, late",
     unknown: "ALARM, truth unknown", onset: "smoke begins", off: "off", back: "back",
     cut: "network cut by the scenario", mended: "network back",
+    fault: "FAULT", fault_over: "fault over", unplayed: "fault not played",
   };
   const MANY = 24, LOADING = 6, PICTURE_MS = 900, FEED = 80, STALE_MS = 12000, POINTED_MS = 2000;
   const at = (id) => document.getElementById(id);
   const words = (text) => String(text).replaceAll("_", " ");
+  const spoken = (kind) => String(kind).replaceAll("-", " ");
   const count = (n) => n >= 1e6 ? `${fixed(n / 1e6, 1)} M` : n >= 1e4 ? `${fixed(n / 1e3, 0)} k` : n.toLocaleString("en");
   const share = (p) => `${Math.round(100 * p)} %`;
   const set = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -204,9 +206,28 @@
     if (run.following) tile("queue", "frames told", count(totals.scheduled || 0));
     else tile("queue", "waiting · in flight", seenBy ? `${seenBy.waiting} · ${seenBy.in_flight}` : "–");
     tile("late", "replay late", some(totals.late, duration));
+    drawFaults();
     drawChips(states);
     drawLedger();
     drawHealth();
+  }
+
+  // What goes wrong on purpose just now: what, since when, and whom it meets.
+  const faults = at("faults");
+  function drawFaults() {
+    const running = run.over ? [] : totals.faults || [];
+    const whole = JSON.stringify([running, run.cameras]);
+    if (faults.told === whole) return;
+    faults.told = whole;
+    faults.hidden = !running.length;
+    faults.textContent = "";
+    for (const [id, kind, since, camera, met] of running) {
+      const item = element("li", "", faults);
+      element("b", "", item, spoken(kind));
+      if (id !== kind) element("span", "", item, id);
+      element("span", "dim", item, `since ${clock(since)}`);
+      element("span", "dim", item, camera || (met === run.cameras ? "all cameras" : `${met} cameras`));
+    }
   }
 
   const chips = {};
@@ -300,7 +321,7 @@
         link.href = `#camera-${event.n}`;
       } else text.append(event.count ? `${event.count} camera${event.count > 1 ? "s" : ""}` : event.camera);
       if (event.fire) text.append(` · ${event.fire}`);
-      if (event.why) text.append(` · ${words(event.why)}`);
+      if (event.why) text.append(` · ${spoken(words(event.why))}`);
       if (event.after !== undefined && event.after !== null) text.append(` · ${duration(event.after)} after onset`);
       feed.prepend(item);
     }
@@ -371,7 +392,7 @@
   // --- one camera ---
 
   const dialog = at("camera");
-  const span = { begin: 0, end: 1, fates: [] };
+  const span = { begin: 0, end: 1, fates: [], faults: [] };
   const lines = timeline(span);
   const picture = element("img", "", at("camera-frame"));
   picture.alt = "";
@@ -413,7 +434,7 @@
     const pill = at("camera-state");
     pill.dataset.s = row.s || "waiting";
     set(pill, STATES[row.s] || "");
-    Object.assign(span, { begin: told.span[0], end: told.span[1], fates });
+    Object.assign(span, { begin: told.span[0], end: told.span[1], fates, faults: told.faults });
     Object.assign(entry, { lane: told.lane, window: [...told.span], total: told.lane.frames.t.length });
     lines.readColours();
     lines.drawDetail(entry);
@@ -445,6 +466,7 @@
       ["visual tokens", count(row.k || 0)],
       ...(latest && latest.tokens ? [["of the last look", count(latest.tokens)]] : []),
       ...told.lane.outages.map(([off, on]) => ["scripted outage", `${clock(off)} to ${clock(on)}`]),
+      ...told.lane.faults.map((n) => told.faults[n]).map(([, kind, from, to]) => [spoken(kind), to > from ? `${clock(from)} to ${clock(to)}` : clock(from)]),
     ]);
   }
   function drawKeys(told) {
@@ -509,6 +531,7 @@
     set(at("over-title"), run.interrupted ? run.stage || "The run was interrupted; what was played is scored." : "The run is over.");
     listed(at("result"), (run.result || []).map(([term, value]) => [term, value]));
     at("report").hidden = !run.report;
+    drawFaults();
     tellLink();
   }
   function tellLink(state) {
