@@ -1,0 +1,211 @@
+"""Faults of brokers, connections and hosts in whole runs: each really happens, none loses a frame
+without a fate, and whenever a run is stopped nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from earlyfire_stream.errors import UsageError
+from earlyfire_stream.records import RunLog
+from earlyfire_stream.run import Options, Outcome, play
+from earlyfire_stream.scenario.load import Loaded
+from earlyfire_stream.transport.broker import embedded_broker
+from earlyfire_stream.verdict import Fate, Reason
+from tests.playing import camera, loaded, notes, pictures, proof, until, within
+
+
+def troubled(folder: Path, *faults: dict[str, Any], frames: int = 60, cameras: int = 2) -> Loaded:
+    """Each camera sends a frame every 100 ms."""
+    pictures(folder / "pictures", frames)
+    return loaded(folder, *(camera(f"c{n}") for n in range(cameras)), faults=list(faults))
+
+
+async def played(scenario: Loaded, out: Path, broker: Any = "mosquitto") -> Outcome:
+    return await within(play(scenario, Options(broker=broker, out=out), [], asyncio.Event()))
+
+
+def states(log: RunLog) -> list[tuple[str, str]]:
+    return [(note["id"], note["state"]) for note in notes(log, "fault")]
+
+
+def reasons(log: RunLog) -> Counter[tuple[Fate, Reason]]:
+    return Counter((frame.fate, frame.reason) for frame in log.frames)
+
+
+def answered_after(log: RunLog, at: float) -> set[str]:
+    return {f.camera for f in log.frames if f.fate is Fate.ANSWERED and f.captured_at > at}
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "restart": {"kind": "broker-restart"},
+    "disconnects": {"kind": "broker-disconnects", "cameras": ["c1"]},
+    "storm": {"kind": "camera-storm"},
+    "gone": {"kind": "broker-gone", "end": "2s"},
+    "refuses": {"kind": "broker-refuses", "end": "2s"},
+    "slow": {"kind": "broker-slow", "end": "2s", "rate": 2_000},
+    "partition": {"kind": "network-partition", "end": "2s"},
+    "cameras-apart": {"kind": "network-partition", "end": "2s", "side": "cameras"},
+    "consumer-apart": {"kind": "network-partition", "end": "2s", "side": "consumer"},
+}
+
+
+async def test_a_run_comes_back_from_each_fault_of_the_broker_and_its_ledger_is_exact(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    """All at once, each with its own broker: they wait most of the time."""
+
+    async def one(name: str) -> Outcome:
+        folder = tmp_path / name
+        fault = {"id": "x", "start": "1s", **BROKEN[name]}
+        return await played(troubled(folder, fault, frames=100), folder / "runs")
+
+    for name, outcome in zip(BROKEN, await asyncio.gather(*map(one, BROKEN)), strict=True):
+        log, _ = proof(outcome.folder)
+        assert states(log) == [("x", "begun"), ("x", "over")], name
+        assert answered_after(log, 2.0) == {"c0", "c1"}, name
+
+
+async def test_a_broker_of_somebody_else_is_gone_for_us_alone(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    fault = {"kind": "broker-gone", "start": "1s", "end": "2s"}
+    scenario = troubled(tmp_path, fault, frames=80)
+    async with embedded_broker("mosquitto") as broker:
+        pid = broker.pid
+        outcome = await played(scenario, tmp_path / "runs", broker.address)
+        assert broker.pid == pid
+    log, _ = proof(outcome.folder)
+    unsent = Counter(shot.unsent for shot in log.shots)
+    assert unsent[Reason.BROKER_DOWN] > 0
+    assert answered_after(log, 3.0) == {"c0", "c1"}
+
+
+async def test_what_a_run_cannot_reach_is_refused_before_it_begins(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    restart = troubled(tmp_path, {"kind": "broker-restart", "start": "1s"})
+    with pytest.raises(UsageError, match="fault broker-restart needs a broker"):
+        await played(restart, tmp_path / "runs", "memory")
+    async with embedded_broker("mosquitto") as broker:
+        with pytest.raises(UsageError, match="somebody else's cannot be restarted from here"):
+            await played(restart, tmp_path / "runs", broker.address)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+async def test_a_consumer_that_is_killed_leaves_no_frame_without_a_fate(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    fault = {"kind": "host-consumer-killed", "start": "2s", "end": "4s"}
+    scenario = troubled(tmp_path, fault, frames=80)
+    outcome = await played(scenario, tmp_path / "runs")
+    log, ledger = proof(outcome.folder)
+    assert ledger.scheduled == 160
+    down = {
+        (f.camera, f.seq)
+        for f in log.frames
+        if (f.fate, f.reason) == (Fate.LOST, Reason.CONSUMER_DOWN)
+    }
+    # Nobody listened to what was captured well inside the window.
+    assert down >= {(c, seq) for c in ("c0", "c1") for seq in range(25, 36)}
+    assert answered_after(log, 5.0) == {"c0", "c1"}
+    # Each of the two consumers tells its end; together they received what was not lost.
+    ends = notes(log, "session_end")
+    assert len(ends) == 2
+    assert sum(end["received"] for end in ends) == 160 - len(down)
+
+
+async def test_a_consumer_killed_while_it_asks_leaves_its_frames_as_killed(tmp_path: Path) -> None:
+    scenario = troubled(
+        tmp_path, {"kind": "host-consumer-killed", "start": "1s", "end": "1500ms"}, frames=16
+    )
+    slow = scenario.scenario.engine.model_copy(update={"profile": "one-per-second"})
+    settings = scenario.scenario.model_copy(update={"engine": slow})
+    outcome = await played(replace(scenario, scenario=settings), tmp_path / "runs", "memory")
+    log, _ = proof(outcome.folder)
+    assert reasons(log)[Fate.ABANDONED, Reason.KILLED] >= 2
+
+
+async def test_while_the_disk_is_full_nothing_is_written_and_nothing_lost(
+    tmp_path: Path,
+) -> None:
+    scenario = troubled(tmp_path, {"kind": "host-disk-full", "start": "1s", "end": "4s"}, frames=60)
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        play(scenario, Options(broker="memory", out=tmp_path / "runs"), [], stop)
+    )
+
+    def sizes() -> list[int]:
+        return [p.stat().st_size for p in sorted((tmp_path / "runs").glob("[!.]*/*.jsonl"))]
+
+    await until(lambda: len(sizes()) == 2 and all(sizes()))
+    outcome = await within(running)
+    log, ledger = proof(outcome.folder)
+    assert ledger.fates == {"answered": 120}
+    assert log.torn_lines == 0
+    assert states(log) == [("host-disk-full", "begun"), ("host-disk-full", "over")]
+
+
+def spinning(me: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in me.children():
+        with suppress(psutil.NoSuchProcess):  # a zombie is one
+            if "-S" in child.cmdline():
+                found.append(child)
+    return found
+
+
+async def test_a_busy_processor_leaves_no_process_behind(tmp_path: Path) -> None:
+    scenario = troubled(
+        tmp_path,
+        {"kind": "host-cpu", "start": "1s", "end": "2s", "processes": 3},
+        frames=30,
+        cameras=1,
+    )
+    me = psutil.Process()
+    before = set(me.children())
+    running = asyncio.create_task(played(scenario, tmp_path / "runs", "memory"))
+    await until(lambda: len(spinning(me)) == 3)
+    outcome = await running
+    assert set(me.children()) <= before
+    _, ledger = proof(outcome.folder)
+    assert ledger.scheduled == 30
+
+
+async def test_a_run_that_is_stopped_in_mid_fault_ends_and_is_scored(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    me = psutil.Process()
+    before = set(me.children())
+
+    async def one(kind: str) -> tuple[str, Outcome]:
+        folder = tmp_path / kind
+        fault = {"kind": kind, "start": "1s", "end": "50s"}
+        stop = asyncio.Event()
+        options = Options(broker="mosquitto", out=folder / "runs")
+        scenario = troubled(folder, fault, frames=600)
+        running = asyncio.create_task(play(scenario, options, [], stop))
+
+        def begun() -> bool:
+            logs = list((folder / "runs").glob("[!.]*/records.jsonl"))
+            return bool(logs) and b'"state":"begun"' in logs[0].read_bytes()
+
+        await until(begun)
+        stop.set()
+        return kind, await within(running)
+
+    kinds = ("broker-gone", "broker-refuses", "network-partition", "host-consumer-killed")
+    for kind, outcome in await asyncio.gather(*map(one, kinds)):
+        assert outcome.interrupted, kind
+        assert outcome.score is not None, kind
+        log, _ = proof(outcome.folder)
+        (over,) = [note for note in notes(log, "fault") if note["state"] == "over"]
+        assert over["detail"] == "with the run", kind
+    assert set(me.children()) <= before
