@@ -195,6 +195,12 @@ def test_a_fault_under_way_is_told_with_its_begin_and_whom_it_meets() -> None:
     ]
 
 
+def test_faults_that_are_told_late_stand_in_the_order_of_their_time() -> None:
+    wall = faulty_wall(CUT, FROZEN)
+    running(wall, 20.0)
+    assert [event[0] for event in events(wall)] == [2.0, 3.0, 5.0, 9.0]
+
+
 def test_what_happens_in_a_moment_is_under_way_for_ten_seconds() -> None:
     wall = faulty_wall(FaultPlan("restart", "broker-restart", 2.0, 2.0))
     assert [len(running(wall, at)) for at in (1.0, 2.0, 11.9, 12.0)] == [0, 1, 1, 0]

@@ -488,15 +488,18 @@ class Wall:
                     self._event(fire.onset, "onset", card.tally.plan.id, fire=fire.id)
 
     def _tell_faults(self, now: float) -> None:
+        due: list[tuple[float, str, _Fault]] = []
         for one in self._faults:
             if one.failed:
                 continue
             if one.told == 0 and one.start <= now:
                 one.told = 1
-                self._tell_fault(one, one.start, "fault")
+                due.append((one.start, "fault", one))
             if one.told == 1 and one.start < one.end <= now:
                 one.told = 2
-                self._tell_fault(one, one.end, "fault_over")
+                due.append((one.end, "fault_over", one))
+        for at, kind, one in sorted(due, key=lambda event: event[0]):
+            self._tell_fault(one, at, kind)
 
     def _tell_fault(self, one: _Fault, at: float, kind: str) -> None:
         self._event(at, kind, one.camera, why=one.plan.kind, count=one.count)

@@ -466,7 +466,7 @@
       ["visual tokens", count(row.k || 0)],
       ...(latest && latest.tokens ? [["of the last look", count(latest.tokens)]] : []),
       ...told.lane.outages.map(([off, on]) => ["scripted outage", `${clock(off)} to ${clock(on)}`]),
-      ...told.lane.faults.map((n) => told.faults[n]).map(([, kind, from, to]) => [spoken(kind), to > from ? `${clock(from)} to ${clock(to)}` : clock(from)]),
+      ...told.lane.faults.map((n) => told.faults[n]).filter(([, , from, to]) => from <= totals.now && totals.now < to).map(([, kind, from, to]) => [spoken(kind), `${clock(from)} to ${clock(to)}`]),
     ]);
   }
   function drawKeys(told) {
