@@ -15,7 +15,7 @@ __all__ = ["Whole", "load", "load_part", "whole"]
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from earlyfire_stream.records import (
     CAMERAS_LOG,
     RUN_FILE,
     CameraPlan,
+    FaultPlan,
     FrameTable,
     RunLog,
     ShotTable,
+    read_faults,
     read_logs,
     read_plans,
     read_run,
@@ -359,6 +361,7 @@ def _run_of(parts: Sequence[_Part], plans: Sequence[CameraPlan], complete: bool)
         "run": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
         "digest": first.digest,
         "cameras": plans,
+        "faults": _faults_of(parts, plans),
         "settings": settings,
         "broker": ", ".join(brokers[:NAMED]),
         "host": hosts[0] if all(host == hosts[0] for host in hosts) else {"parts": len(parts)},
@@ -372,6 +375,20 @@ def _run_of(parts: Sequence[_Part], plans: Sequence[CameraPlan], complete: bool)
             for text in part.run.get("warnings") or ()
         ],
     }
+
+
+def _faults_of(parts: Sequence[_Part], plans: Sequence[CameraPlan]) -> list[dict[str, Any]]:
+    """Each fault once, with the cameras that it meets in any part; none named means all."""
+    told: dict[str, list[FaultPlan]] = {}
+    for part in parts:
+        for fault in read_faults(part.run):
+            told.setdefault(fault.id, []).append(fault)
+    found = []
+    for same in told.values():
+        everywhere = not all(fault.cameras for fault in same)
+        met = [p.id for p in plans if any(p.id in fault.cameras for fault in same)]
+        found.append({**asdict(same[0]), "cameras": [] if everywhere else met})
+    return sorted(found, key=lambda fault: float(fault["start"]))
 
 
 def _once(frames: FrameTable) -> FrameTable:

@@ -105,6 +105,23 @@ def test_three_parts_score_as_the_one_run_that_plays_all_cameras(
     assert min(cameras) >= 1
 
 
+def test_faults_of_the_parts_are_those_of_the_whole(tmp_path: Path) -> None:
+    flap = {"kind": "camera-flap", "start": "3s", "end": "7s", "period": "2s", "cameras": ["h*"]}
+    loss = {"kind": "network-loss", "start": "5s", "end": "9s", "share": 0.5}
+    path = files(tmp_path, faults=[loss, flap])
+    one = played(path, tmp_path / "one")
+    three = [played(path, tmp_path / f"part-{k}", (k, 3)) for k in range(3)]
+    rescore(three, output=tmp_path / "whole")
+    told, whole = (
+        orjson.loads((folder / "score.json").read_bytes())["faults"]
+        for folder in (one, tmp_path / "whole")
+    )
+    assert whole == told
+    assert [fault["id"] for fault in told] == ["camera-flap", "network-loss"]
+    assert (len(told[0]["cameras"]), told[1]["cameras"]) == (4, [])
+    assert all(fault["frames"]["harmed"] > 0 and fault["frames"]["exact"] for fault in told)
+
+
 def test_every_frame_of_the_parts_is_the_frame_of_the_whole(
     parts: tuple[Path, list[Path]], tmp_path: Path
 ) -> None:
