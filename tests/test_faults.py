@@ -295,6 +295,12 @@ def test_a_skewed_clock_changes_every_instant_of_the_header_and_no_pixel(shift_s
     assert identity(sent) == identity(put)
 
 
+def test_a_clock_that_began_again_is_never_before_1970() -> None:
+    slow = wrap(picture(50), Capture("run", "a", 0, 0.0, 90 * SECOND, 91 * SECOND, speed=0.01))
+    (sent,), _ = through([fault("camera-clock", 0, 9, shift=-1e6)], {0: slow})
+    assert header(sent) == Capture("run", "a", 0, -10_000.0, 0, 0, speed=0.01)
+
+
 def test_a_seeded_share_of_frames_is_damaged_and_each_is_still_known() -> None:
     put = {seq: frame(seq, at=10 + seq / 100) for seq in range(1000)}
     sent, counts = through([fault("camera-corrupt", 10, 20, share=0.3)], put)
@@ -307,6 +313,11 @@ def test_a_seeded_share_of_frames_is_damaged_and_each_is_still_known() -> None:
         assert isinstance(refused, Refused)
         assert refused.capture == header(put[n])
         kinds[refused.reason] += 1
+        if refused.reason is Reason.BAD_HEADER:
+            assert len(sent[n]) == len(put[n])
+            assert sum(a != b for a, b in zip(sent[n], put[n], strict=True)) <= 64
+        else:
+            assert put[n].startswith(sent[n])
     assert kinds.keys() == {Reason.TRUNCATED, Reason.BAD_HEADER}
     assert abs(kinds[Reason.TRUNCATED] - len(damaged) / 2) < 2 * len(damaged) ** 0.5
     again, _ = through([fault("camera-corrupt", 10, 20, share=0.3)], put)
@@ -727,6 +738,13 @@ def test_requests_under_way_break_when_the_engine_restarts() -> None:
     engaged([fault("engine-restart", 10, 20)], work)
 
 
+def test_of_two_restarts_the_first_one_breaks_what_is_under_way() -> None:
+    script = [fault("engine-restart", 10, 11, id="one"), fault("engine-restart", 15, 16, id="two")]
+    (came,) = came_of(script, 5.0, service_s=20.0)
+    assert (came.at, came.kind) == (10.0, EngineUnavailable)
+    assert "fault one" in str(came.error)
+
+
 def test_a_failure_that_was_under_way_already_stays_what_it_is() -> None:
     script = [fault("engine-overloaded", 10, 20), fault("engine-out-of-memory", 10, 20)]
     assert [c.at for c in came_of(script, 9.5)] == [10.5]
@@ -836,7 +854,7 @@ def test_an_endless_reply_takes_as_long_as_its_tokens() -> None:
     assert read(came.reply) is Reason.CUT_OFF
     (came,) = came_of(script, 1.0, server={"generate_s": 0.6}, deadline_at=5.0)
     assert (came.at, came.kind) == (5.0, EngineTimeout)
-    for unknown in ({"output_tokens": None}, {"server": {}}, {"output_tokens": 96}):
+    for unknown in ({"output_tokens": None}, {"server": {}}, {"output_tokens": 120}):
         told: dict[str, Any] = {"server": {"generate_s": 0.6}} | unknown
         assert came_of(script, 1.0, **told)[0].at == 2.0
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from earlyfire_stream.errors import ScenarioError, UsageError
+from earlyfire_stream.scenario.fleet import planned_faults
 from earlyfire_stream.scenario.load import (
     Loaded,
     digest,
@@ -719,6 +720,18 @@ def test_only_a_worker_that_is_started_here_can_be_killed(engine: str) -> None:
 def test_a_wrong_clock_or_engine_is_not_held_against_the_faults_as_well() -> None:
     text = with_faults("kind: broker-gone, start: 1s, end: 2s", more="clock: virtually")
     assert problems(text) == ["line 7: clock: 'virtually' is not known (did you mean virtual?)"]
+    text = with_faults("kind: host-worker-killed, start: 1s", more="engine: {name: hff}")
+    assert problems(text) == ["line 7: engine.name: 'hff' is not known (did you mean hf?)"]
+
+
+def test_a_fault_of_a_camera_that_falls_into_another_part_is_none_of_this_ones() -> None:
+    text = with_faults(
+        "kind: camera-black, start: 1s, end: 2s, cameras: [mast]",
+        "kind: engine-hang, start: 3s, end: 4s",
+    )
+    parts = [loads(text, shard=(k, 2)).scenario for k in (0, 1)]
+    kinds = [[plan.kind for plan in planned_faults(part)] for part in parts]
+    assert sorted(kinds) == [["camera-black", "engine-hang"], ["engine-hang"]]
 
 
 def test_more_faults_than_can_be_kept_apart_are_refused() -> None:

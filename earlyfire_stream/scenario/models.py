@@ -943,7 +943,6 @@ class Scenario(Model):
                     f"{fault.kind} needs the wall clock: in virtual time there are no broker, no "
                     "connections and no other processes",
                     "write clock: wall, or remove it",
-                    fields=("clock",),
                 )
             started = self.engine.name == "hf" and not self.engine.workers
             if fault.kind == "host-worker-killed" and not started:
