@@ -81,6 +81,13 @@ LEFT_BEHIND = {
 }
 """What a run folder may hold, in the order in which one would look at it."""
 
+SOAK_LEFT_BEHIND = {
+    "soak.html": "the soak drawn over time, to be opened in a browser",
+    "soak.json": "verdicts, trends, the knee and every window",
+    "windows.jsonl": "the windows as they closed, with all durations",
+    "leg-1": "a run folder for each leg: records, report, score",
+}
+
 app = typer.Typer(
     name="earlyfire",
     help=(
@@ -881,6 +888,9 @@ def soak_command(
         console = Console(highlight=False)
         console.print("", soak_summary(found, console.width))
         typer.echo(f"\nsoak folder: {soak.path}")
+        for name, what in SOAK_LEFT_BEHIND.items():
+            if (soak.path / name).exists():
+                typer.echo(f"  {name:<14} {what}")
     for warning in outcome.warnings:
         _say(warning, logging.WARNING)
     if outcome.interrupted:

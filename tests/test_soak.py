@@ -28,8 +28,9 @@ from earlyfire_stream.soak.disk import need
 from earlyfire_stream.soak.histogram import Histogram, percentile_interval
 from earlyfire_stream.soak.judging import State, Verdict, judge, knee, trends
 from earlyfire_stream.soak.processes import Usage, engine_port
-from earlyfire_stream.soak.tables import knee_line, verdict_line, window_line
+from earlyfire_stream.soak.tables import verdict_line, window_line
 from earlyfire_stream.soak.windows import Gathering, Level, Part, Window, levels
+from earlyfire_stream.soak.words import knee_line
 from earlyfire_stream.verdict import Alarm, Fate, Reason
 from earlyfire_stream.verdict import Verdict as Seen
 
@@ -633,8 +634,8 @@ def test_the_words_of_a_window_and_a_verdict() -> None:
     )
     line = verdict_line(verdict_of("rss_slope engine", growing(5_000_000)))
     assert line.plain == (
-        "✗ rss_slope engine +360.0 MB/h (+360.0 MB/h to +360.0 MB/h), limit +103.0 MB/h, n 11; so "
-        "memory is full in 19:17 h"
+        "✗ rss_slope engine +360.0 MB/h (+360.0 MB/h to +360.0 MB/h), limit +103.0 MB/h, n 11: so "
+        "memory is full in 19:17:30 h"
     )
 
 

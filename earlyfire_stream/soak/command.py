@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.reel import Times
+from earlyfire_stream.report import soak_page
 from earlyfire_stream.scenario.fleet import declared_cadence, expand, told_by_source
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.scenario.models import SLO
@@ -29,6 +32,7 @@ from earlyfire_stream.soak.disk import Need, need
 from earlyfire_stream.soak.folder import SoakFolder
 from earlyfire_stream.soak.play import Result, result
 from earlyfire_stream.soak.processes import memory_bytes
+from earlyfire_stream.soak.words import knee_line, verdict_cells
 from earlyfire_stream.sources.open import open_source
 
 
@@ -137,6 +141,10 @@ def emptied(soak: SoakFolder) -> Iterator[None]:
 
 
 def finished(soak: SoakFolder, plan: Plan) -> Result:
-    """Judge it and write what it came to."""
+    """Judge it, write what it came to, and the page."""
     scenario = plan.loaded.scenario
-    return result(soak, plan.asked, scenario.name, scenario.engine.name)
+    found = result(soak, plan.asked, scenario.name, scenario.engine.name)
+    told = orjson.loads(orjson.dumps(found.to_json()))
+    knee = "" if found.knee is None else knee_line(found.knee)
+    soak_page.write(soak.path, told, [verdict_cells(v) for v in found.verdicts], knee)
+    return found

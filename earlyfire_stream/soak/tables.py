@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from earlyfire_stream.report.view import seconds_text
-from earlyfire_stream.soak.judging import Knee, State, Verdict
+from earlyfire_stream.soak.judging import State, Verdict
 from earlyfire_stream.soak.play import Result
 from earlyfire_stream.soak.windows import Part, Window
+from earlyfire_stream.soak.words import clock, knee_line, seconds, share, verdict_cells
 
 MARKS = {
     State.HELD: ("✓", "green"),
@@ -30,16 +30,16 @@ def window_line(window: Window, for_s: float) -> str:
     """One window, as it closes."""
     ended = window.part is Part.END
     parts = [
-        "after the end" if ended else f"{_clock(window.end_s)} of {_clock(for_s)}",
-        f"{window.cameras} cameras",
+        "after the end" if ended else f"{clock(window.end_s)} of {clock(for_s)}",
+        f"{window.cameras} camera{'' if window.cameras == 1 else 's'}",
         f"offered {window.a_second(window.offered):.1f}/s",
         f"served {window.a_second(window.served):.1f}/s",
-        f"drops {_share(window.dropped, window.wanted)}",
-        f"p50 {_seconds(window.latency.percentile(50))}",
-        f"p95 {_seconds(window.latency.percentile(95))}",
+        f"drops {share(window.dropped, window.wanted)}",
+        f"p50 {seconds(window.latency.percentile(50))}",
+        f"p95 {seconds(window.latency.percentile(95))}",
     ]
     if window.failed:
-        parts.append(f"errors {_share(window.failed, window.requests)}")
+        parts.append(f"errors {share(window.failed, window.requests)}")
     memory = ", ".join(
         f"{role} {level.rss_bytes / 1e6:.0f} MB"
         for role, level in window.processes.items()
@@ -63,7 +63,7 @@ def summary(found: Result, width: int) -> RenderableType:
         parts += ["", Text(f"cold start {told}, in no window")]
     for leg in found.legs[1:]:
         gap = "an unknown time" if leg.gap_s is None else f"{leg.gap_s:,.0f} s"
-        parts.append(Text(f"gap of {gap} at {_clock(leg.begin_s)}: leg {leg.number} goes on there"))
+        parts.append(Text(f"gap of {gap} at {clock(leg.begin_s)}: leg {leg.number} goes on there"))
     if found.knee is not None:
         parts += ["", Text(knee_line(found.knee), "bold")]
     return Group(*parts, "", *(verdict_line(verdict) for verdict in found.verdicts))
@@ -72,17 +72,17 @@ def summary(found: Result, width: int) -> RenderableType:
 def _windows(windows: Sequence[Window], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")
     columns: list[tuple[str, Callable[[Window], str]]] = [
-        ("until", lambda w: "rest" if w.part is Part.END else _clock(w.end_s)),
+        ("until", lambda w: "rest" if w.part is Part.END else clock(w.end_s)),
         ("cams", lambda w: str(w.cameras)),
         ("offered/s", lambda w: f"{w.a_second(w.offered):.1f}"),
         ("served/s", lambda w: f"{w.a_second(w.served):.2f}"),
-        ("drops", lambda w: _share(w.dropped, w.wanted)),
-        ("p50", lambda w: _seconds(w.latency.percentile(50))),
-        ("p95", lambda w: _seconds(w.latency.percentile(95))),
+        ("drops", lambda w: share(w.dropped, w.wanted)),
+        ("p50", lambda w: seconds(w.latency.percentile(50))),
+        ("p95", lambda w: seconds(w.latency.percentile(95))),
     ]
     if width >= WIDE:
         columns += [
-            ("errors", lambda w: _share(w.failed, w.requests)),
+            ("errors", lambda w: share(w.failed, w.requests)),
             ("tokens/s", lambda w: f"{w.a_second(w.visual_tokens):,.0f}"),
         ]
     columns.append(("", _mark))
@@ -136,75 +136,19 @@ def _processes(found: Result, width: int) -> Table:
     return table
 
 
-def knee_line(found: Knee) -> str:
-    broken = found.broken_at
-    if broken is None:
-        if found.cameras is None:
-            return "knee: no step of the ramp was measured"
-        return f"knee: not reached; {found.cameras} cameras held"
-    where = f"windows {broken.windows[0]} to {broken.windows[-1]}" if broken.windows else ""
-    kept = "not even the first step held" if found.cameras is None else f"{found.cameras} cameras"
-    return f"knee: {kept}; at {broken.cameras} ({where}): {broken.why}"
-
-
 def verdict_line(verdict: Verdict) -> Text:
-    """`✓ p95_latency 1.20 s (1.10 to 1.31), limit 5 s, n 3,120`."""
+    """`✓ p95_latency 1.20 s (1.10 to 1.31 s), limit 5 s, n 3,120`."""
     mark, colour = MARKS[verdict.state]
-    line = Text(f"{mark} ", colour).append(f"{verdict.what} ", "bold")
-    line.append(f"{verdict.state.value}" if verdict.value is None else _value(verdict))
-    if verdict.limit is not None:
-        line.append(f", limit {_in_unit(verdict.limit, verdict.unit)}")
-    if verdict.n:
-        line.append(f", n {verdict.n:,}")
-    if verdict.state is State.UNDECIDED and verdict.value is not None:
-        line.append(", undecided")
-    if verdict.why:
-        line.append(f": {verdict.why}")
-    if verdict.exhausted_s is not None:
-        line.append(f"; so memory is full in {_long(verdict.exhausted_s)}")
-    return line
-
-
-def _value(verdict: Verdict) -> str:
-    assert verdict.value is not None
-    text = _in_unit(verdict.value, verdict.unit)
-    if verdict.interval is None:
-        return text
-    low, high = (
-        "never" if end is None else _in_unit(end, verdict.unit) for end in verdict.interval
-    )
-    return f"{text} ({low} to {high})"
-
-
-def _in_unit(value: float, unit: str) -> str:
-    match unit:
-        case "s":
-            return f"{value:.3g} s"
-        case "share":
-            return f"{100 * value:.3g} %"
-        case "bytes/h":
-            return f"{value / 1e6:+.1f} MB/h"
-        case _:
-            return f"{100 * value:+.1f} %/h"
-
-
-def _share(count: int, of: int) -> str:
-    return f"{100 * count / of:.1f} %" if of else "n/a"
-
-
-def _seconds(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3g} s"
-
-
-def _clock(seconds: float) -> str:
-    """`7:30`, `1:02:30`; under a minute `12.5 s`."""
-    if seconds < 60:
-        return f"{seconds:g} s"
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    tail = f"{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-    return f"{hours}:{tail}" if hours else tail
-
-
-def _long(seconds: float) -> str:
-    return f"{seconds / 86400:,.1f} days" if seconds >= 172_800 else seconds_text(seconds)
+    cells = verdict_cells(verdict)
+    line = Text(f"{mark} ", colour).append(cells["what"], "bold")
+    if verdict.state is State.UNDECIDED:
+        line.append(" undecided", colour)
+    if cells["value"]:
+        line.append(f" {cells['value']}")
+    if cells["interval"]:
+        line.append(f" ({cells['interval']})")
+    if cells["limit"]:
+        line.append(f", limit {cells['limit']}")
+    if cells["n"]:
+        line.append(f", n {cells['n']}")
+    return line.append(f": {cells['why']}") if cells["why"] else line
