@@ -1,6 +1,6 @@
 """The count of an independent subscriber, held against the cameras' own log and the ledger.
 
-Cameras publish through a proxy that resets their connections now and then. The subscriber is a bare
+Cameras publish through a proxy in which something goes wrong now and then. The subscriber is a bare
 client on the broker itself; it shares no code with the consumer but the reading of the comment.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
@@ -50,9 +52,32 @@ class Independent:
                     self.ended.set()
 
 
-@pytest.mark.parametrize("connections", ["per_camera", "shared"])
+@asynccontextmanager
+async def going_wrong(proxy: Proxy, fault: str) -> AsyncIterator[None]:
+    if fault == "cut":
+        await proxy.cut()
+        yield
+    elif fault == "gone":
+        await proxy.gone()
+        yield
+        proxy.back()
+    elif fault == "refuses":
+        await proxy.refuse()
+        yield
+        proxy.accept()
+    else:
+        proxy.freeze()
+        yield
+        proxy.thaw()
+
+
+@pytest.mark.parametrize(
+    ("connections", "fault"),
+    [("per_camera", "cut"), ("shared", "cut"), ("shared", "gone"), ("per_camera", "refuses"),
+     ("per_camera", "frozen")],
+)  # fmt: skip
 async def test_what_an_independent_subscriber_counts_is_what_the_ledger_says(
-    tmp_path: Path, mosquitto: str, connections: str
+    tmp_path: Path, mosquitto: str, connections: str, fault: str
 ) -> None:
     pictures(tmp_path / "pictures", 100, (640, 480))
     scenario = loaded(
@@ -77,13 +102,19 @@ async def test_what_an_independent_subscriber_counts_is_what_the_ledger_says(
                 scenario, Options(broker=proxy.address, out=tmp_path / "k"), [played], stop
             )
         )
-        for _ in range(4):  # a cut, then again after some more frames have been sent
+        for _ in range(3):  # a fault, then again after some more frames have been sent
             sent = sum(not shot.unsent for shot in played.shots)
-            more = draw.randint(20, 50)
+            more = draw.randint(50, 80)
             await until(
-                lambda sent=sent, more=more: sum(not s.unsent for s in played.shots) >= sent + more
+                lambda sent=sent, more=more: (
+                    sum(not s.unsent for s in played.shots) >= sent + more or playing.done()
+                )
             )
-            await proxy.cut()
+            async with going_wrong(proxy, fault):
+                played_by_now = len(played.shots)
+                await until(
+                    lambda then=played_by_now: len(played.shots) >= then + 12 or playing.done()
+                )
         await within(playing)
         await within(consuming)
         await within(independent.ended.wait())
@@ -103,5 +134,6 @@ async def test_what_an_independent_subscriber_counts_is_what_the_ledger_says(
     assert arrived == sent - lost, "what was sent arrived, or is lost in the ledger"
     assert set(independent.counted.values()) == {1}
     assert lost - sent == unsent, "the consumer saw the gap of every frame that was not sent"
-    assert unsent, "the cuts cost something"
+    # What waited out a pulled cable in the kernel arrives late; every other fault costs something.
+    assert bool(unsent) == (fault != "frozen")
     assert ledger.fates["answered"] == len(arrived)

@@ -90,7 +90,9 @@ class MqttTiming:
     backoff_s: float = 0.2
     """The longest wait before the first new attempt; see `wait_s`."""
     backoff_limit_s: float = 10.0
-    """The longest wait before any; a connection that lasted so long counts as sound."""
+    """The longest wait before any."""
+    sound_s: float = 1.0
+    """A connection that lasted so long was no failure: the next waits are short again."""
     connects_per_s: float = 50.0
     """New connections of one link, at most on average over such a wait, when all were lost at
     once. One broker met by several links sees the sum."""
@@ -304,7 +306,7 @@ class _Session:
                 if self._closing:
                     return
                 # A broker that lets us in and throws us out at once is no sound one.
-                sound = loop.time() - up_at >= self._timing.backoff_limit_s
+                sound = loop.time() - up_at >= self._timing.sound_s
                 failures = 0 if sound else failures + 1
                 self.trouble = "connection lost"
                 log.info("connection to %s lost, connecting again", self._address)
