@@ -1108,6 +1108,12 @@ def test_an_engine_that_starts_again_fails_requests_and_is_found_again(stage: Pa
     assert {f.fate for f in last} == {Fate.ANSWERED}
 
 
+def test_a_camera_whose_clock_is_ahead_is_no_earlier_for_it(stage: Path) -> None:
+    script = {"kind": "camera-clock", "start": 10, "end": 20, "shift": 120, "cameras": ["a"]}
+    _, folder = run_of(stage, "ahead", script)
+    assert ttfd_s(folder) == 0.1
+
+
 @pytest.mark.parametrize("policy", ["every", "adaptive"])
 @pytest.mark.parametrize("shift", [1000, -1000, 2e9, -1.8e9])
 def test_however_wrong_a_cameras_clock_every_frame_has_its_fate(

@@ -385,22 +385,23 @@ def _parts(
     """TTFD = (t_cap − τ, scenario seconds) + (alarm − capture, wall seconds), taken apart.
 
     The alarm's instant is the recorded one; without a record it is when the last verdict of the
-    confirming set was decided.
+    confirming set was decided. The capture's is the cameras' log's, where there is one: a frame's
+    own header may be wrong (camera-clock), and an alarm must not come early by that.
     """
     first = next(f for f in smoky if _captured(f)).captured_at
     answered = next(f for f in smoky if f.verdict is not None).captured_at
     confirming = [
-        (f.record, f.record.answer)
+        (f, f.record, f.record.answer)
         for f in smoky
         if f.seq in candidate.seqs and f.record is not None and f.record.answer is not None
     ]
     positive = next(f for f in smoky if f.seq == candidate.seqs[0]).captured_at
-    record, answer = confirming[-1]
-    captured_ns = record.captured_ns
+    last, record, answer = confirming[-1]
+    captured_ns = last.shot.captured_ns
     received_ns = record.received_ns if record.received_ns is not None else captured_ns
     alarm_ns = max(
         alarmed.get((record.camera, record.seq), 0),
-        *(each.decided_ns for _, each in confirming),
+        *(each.decided_ns for _, _, each in confirming),
     )
     return Parts(
         cadence_wait=first - fire.onset,
