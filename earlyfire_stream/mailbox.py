@@ -7,7 +7,7 @@ order of capture.
 
 Next is the camera that has waited longest since its last look, a suspicious one as if it had
 waited `URGENCY` times as long: suspicion goes first, yet a hundred suspicious cameras cannot starve
-a quiet one. Memory is bounded by `max_waiting` frames.
+a quiet one. Memory is bounded by `max_waiting` frames of together at most `max_bytes`.
 
 Pure: it reads no clock and never waits. Instants are wall nanoseconds.
 """
@@ -24,6 +24,8 @@ from earlyfire_stream.frames import Frame
 from earlyfire_stream.verdict import Fate, Reason
 
 URGENCY = 4
+MAX_BYTES = 1_000_000_000
+"""More than 1,000 cameras have waiting at 1280x720; with larger pictures it comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,19 @@ class _Place:
 
 
 class Mailbox:
-    """Frames waiting for a look, at most `depth` a camera and `max_waiting` in all."""
+    """Frames waiting for a look, at most `depth` a camera and `max_waiting` in all.
 
-    def __init__(self, depth: int = 1, max_waiting: int = 1024) -> None:
+    A single frame may be larger than `max_bytes` if it waits alone. The older frames of clips are
+    not counted: the consumer holds them in any case.
+    """
+
+    def __init__(self, depth: int = 1, max_waiting: int = 1024, max_bytes: int = MAX_BYTES) -> None:
         if depth < 1 or max_waiting < 1:
             raise ValueError("depth and max_waiting must be at least 1")
         self._depth = depth
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        self.bytes = 0
         self._places: dict[str, _Place] = {}
         self._heaps: tuple[list[tuple[int, int, int, str]], ...] = ([], [])
         self._tickets = 0
@@ -91,14 +99,19 @@ class Mailbox:
         dropped = []
         if len(place.frames) >= self._depth:
             reason = Reason.NEWER if self._depth == 1 else Reason.CAMERA_LIMIT
-            dropped.append(Dropped(place.frames.popleft(), Fate.SUPERSEDED, reason))
-            self.waiting -= 1
-        elif self.waiting >= self._max_waiting:
+            dropped.append(Dropped(self._leave(place), Fate.SUPERSEDED, reason))
+        size = len(waiting.frame.jpeg)
+        while self.waiting and (
+            self.waiting >= self._max_waiting or self.bytes + size > self._max_bytes
+        ):
             dropped.append(self._make_room(waiting))
-            if dropped[0].waiting is waiting:
+            if dropped[-1].waiting is waiting:
+                if not place.frames:
+                    place.ticket = 0
                 return dropped
         place.frames.append(waiting)
         self.waiting += 1
+        self.bytes += size
         suspicious = waiting.suspicious or (place.suspicious and len(place.frames) > 1)
         # A place keeps its entry while its frame is replaced: else a stuck engine fills the heap.
         if not place.ticket or suspicious != place.suspicious:
@@ -119,8 +132,7 @@ class Mailbox:
             urged = max(0, now_ns - self._places[suspects].last_look_ns) * URGENCY
             camera = suspects if urged >= waited else quiet
         place = self._places[camera]
-        waiting = place.frames.popleft()
-        self.waiting -= 1
+        waiting = self._leave(place)
         place.out = True
         place.ticket = 0
         place.last_look_ns = max(place.last_look_ns, waiting.captured_ns)
@@ -138,8 +150,7 @@ class Mailbox:
         gone: list[Waiting] = []
         for place in self._places.values():
             while place.frames and place.frames[0].captured_ns < before_ns:
-                gone.append(place.frames.popleft())
-                self.waiting -= 1
+                gone.append(self._leave(place))
             if not place.frames:
                 place.ticket = 0
         return gone
@@ -147,6 +158,13 @@ class Mailbox:
     def empty(self) -> list[Waiting]:
         """Take everything out, in no order that matters."""
         return self.expire(1 << 63)
+
+    def _leave(self, place: _Place) -> Waiting:
+        """Take out the camera's oldest frame."""
+        gone = place.frames.popleft()
+        self.waiting -= 1
+        self.bytes -= len(gone.frame.jpeg)
+        return gone
 
     def _enter(self, camera: str, place: _Place) -> None:
         if place.out:
@@ -175,8 +193,7 @@ class Mailbox:
         ):
             return Dropped(newcomer, Fate.SUPERSEDED, Reason.CAMERA_LIMIT)
         other = self._places[camera]
-        gone = other.frames.popleft()
-        self.waiting -= 1
+        gone = self._leave(other)
         if not other.frames:
             other.ticket = 0
         return Dropped(gone, Fate.SUPERSEDED, Reason.CAMERA_LIMIT)

@@ -278,3 +278,57 @@ def test_an_offered_frame_is_handed_out_as_it_is() -> None:
     mailbox, offered = Mailbox(), replace(frame("a", 3, 2), received_ns=9)
     mailbox.offer(offered)
     assert mailbox.take(10) is offered
+
+
+def sized(camera: str, seq: int, size: int) -> Waiting:
+    return replace(frame(camera, seq, seq), frame=Frame(bytes(size), 1280, 720, None))
+
+
+def test_what_waits_is_bounded_in_bytes_too() -> None:
+    mailbox = Mailbox(max_bytes=1000)
+    assert mailbox.offer(sized("a", 0, 400)) == []
+    assert mailbox.offer(sized("b", 1, 400)) == []
+    (gone,) = mailbox.offer(sized("c", 2, 400))
+    assert (gone.fate, gone.reason) == (Fate.SUPERSEDED, Reason.CAMERA_LIMIT)
+    assert (len(mailbox), mailbox.bytes) == (2, 800)
+
+
+def test_a_frame_larger_than_the_bound_waits_alone() -> None:
+    mailbox = Mailbox(max_bytes=1000)
+    large = sized("a", 0, 5000)
+    assert mailbox.offer(large) == []
+    assert mailbox.bytes == 5000
+    assert mailbox.take(0) is large
+    assert mailbox.bytes == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.integers(0, 700),
+            st.sampled_from(["offer", "offer", "take", "expire"]),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([1, 3]),
+)
+def test_whatever_comes_no_frame_vanishes_and_the_bytes_are_those_that_wait(
+    events: list[tuple[str, int, str]], depth: int
+) -> None:
+    mailbox = Mailbox(depth=depth, max_waiting=4, max_bytes=1000)
+    inside: dict[tuple[str, int], int] = {}
+    for seq, (camera, size, what) in enumerate(events):
+        out: list[Waiting] = []
+        if what == "offer":
+            inside[camera, seq] = size
+            out = [one.waiting for one in mailbox.offer(sized(camera, seq, size))]
+        elif what == "expire":
+            out = mailbox.expire((seq - 3) * SECOND)
+        elif (one := mailbox.take(seq * SECOND)) is not None:
+            out = [one]
+            mailbox.done(one.camera)
+        for one in out:
+            assert inside.pop((one.camera, one.seq)) == len(one.frame.jpeg)
+        assert mailbox.bytes == sum(inside.values()) <= 1000
+        assert len(mailbox) == len(inside) <= 4

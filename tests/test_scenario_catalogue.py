@@ -21,7 +21,7 @@ BENCH = [
     "bench-localization",
     "bench-robustness",
 ]
-NAMES = [*BENCH, "calm", "demo", "overload", "smoke-test", "sweep"]
+NAMES = [*BENCH, "calm", "demo", "overload", "smoke-test", "soak", "sweep"]
 
 
 def valid(data: Any) -> bool:
@@ -41,6 +41,7 @@ def test_the_shipped_scenarios_are_listed_with_what_is_in_them() -> None:
         "demo": (8, 3, 90.0),
         "overload": (200, 3, 60.0),
         "smoke-test": (3, 1, 12.0),
+        "soak": (60, 3, 600.0),
         "sweep": (36, 9, 480.0),
     }
 
@@ -80,7 +81,7 @@ def test_an_unknown_scenario_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match=r"^dmo: there is no such scenario \(did you mean demo\?"):
         find("dmo")
     with pytest.raises(
-        UsageError, match=r"shipped are bench-.*, calm, demo, overload, smoke-test, sweep"
+        UsageError, match=r"shipped are bench-.*, calm, demo, overload, smoke-test, soak, sweep"
     ):
         find("xyzzy")
     with pytest.raises(UsageError, match=r"^x/y.yaml: there is no such scenario file$"):
