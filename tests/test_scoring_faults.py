@@ -19,14 +19,17 @@ from tests.scored_runs import NO, SECOND, START_NS, YES, answer, answered, fated
 
 QUICK_S = 0.25
 SLOW_S = 3.0
+LATE_S = pytest.approx(0.251)
+"""Normal is 0.25 s, and a millisecond of rounding is allowed for."""
 
 
 def taken(
     camera: str, letters: str, cadence_s: float = 1.0, speed: float = 1.0
 ) -> tuple[list[Shot], list[FrameRecord]]:
     """A frame by letter. F none seen and T smoke seen after 0.25 s, S none seen after 3 s, i idle,
-    n superseded, x lost, o camera off, d no picture, b no JSON, e engine error, p expired, k no
-    fate at all. Each that came was there at once."""
+    l idle and received 2 s after its capture, n superseded, x lost, o camera off, d no picture,
+    b no JSON, e engine error, p expired, k no fate at all. All others that came were there at once.
+    """
     shots, frames = [], []
     for seq, letter in enumerate(letters):
         at = seq * cadence_s
@@ -42,6 +45,10 @@ def taken(
                 frames.append(fated(one, Fate.BAD_JSON, Reason.NOT_JSON, answer=told))
             case "o" | "k":
                 pass
+            case "l":
+                belated_ns = one.captured_ns + 2 * SECOND
+                frames.append(fated(one, Fate.SAMPLED_OUT, Reason.IDLE))
+                frames[-1] = replace(frames[-1], received_ns=belated_ns)
             case _:
                 fate, reason = {
                     "i": (Fate.SAMPLED_OUT, Reason.IDLE),
@@ -212,13 +219,32 @@ def test_an_answer_later_than_normal_is_harm() -> None:
     # 20 answers after 0.25 s outside; frames 10 to 12 are answered after 3 s
     slow = FaultPlan("slow", "engine-slow", 10, 13)
     (one,) = told(played({"north": "F" * 10 + "SSS" + "F" * 10}, slow))
-    assert one.late_after_s == QUICK_S
+    assert one.late_after_s == LATE_S
     assert (one.frames.harmed, one.frames.late) == (3, 3)
     assert one.frames.by_fate == {"answered": 3}
     # the first answered in time is frame 13: 0.25 s after the end
     assert one.recovery.max_s == 0.25
     assert one.latency == Spread(3, 3.0, None)  # p95 is stated from 130 on
     assert one.latency_outside == Spread(20, 0.25, None)
+
+
+def test_a_frame_received_later_than_normal_is_harm_though_nobody_asked_for_it() -> None:
+    # frames 10 to 12 wait in the network for 2 s; elsewhere frames are there at once
+    (one,) = told(played({"north": "i" * 10 + "lll" + "i" * 20}, partition(10, 13)))
+    assert one.received_late_after_s == 0.1
+    assert one.late_after_s is None  # not one answer
+    assert (one.frames.harmed, one.frames.late) == (3, 3)
+    assert one.recovery.max_s == 0.0  # frame 13, captured at the end, came at once
+
+
+def test_a_tenth_of_a_second_more_is_no_late_receipt() -> None:
+    log = played({"north": "i" * 10 + "lll" + "i" * 20}, partition(10, 13))
+    quicker = [
+        replace(f, received_ns=f.captured_ns + SECOND // 10) if 10 <= f.seq < 13 else f
+        for f in log.frames
+    ]
+    (one,) = told(replace(log, frames=quicker))
+    assert one.frames.harmed == 0
 
 
 def test_under_twenty_answers_nobody_knows_what_is_normal() -> None:
@@ -251,7 +277,7 @@ def test_slow_answers_after_the_end_are_no_part_of_what_is_normal() -> None:
     # 5 slow ones after the end, of 65: if they counted, the 95th percentile would be 3 s
     slow = FaultPlan("slow", "engine-slow", 20, 23)
     (one,) = told(played({"north": "F" * 20 + "SSS" + "SSSSS" + "F" * 40}, slow))
-    assert one.late_after_s == QUICK_S
+    assert one.late_after_s == LATE_S
     assert (one.frames.scheduled, one.frames.late) == (8, 8)
     assert one.recovery.max_s == 5.25  # frame 28, answered 0.25 s later
     assert one.latency_outside == Spread(60, 0.25, None)
@@ -416,7 +442,7 @@ def test_it_is_told_as_json() -> None:
         "resolution": 1.0,
     }
     assert (one["id"], one["kind"], one["cameras"]) == ("cut", "network-partition", ["north"])
-    assert one["latency_s"]["late_after"] == QUICK_S
+    assert one["latency_s"]["late_after"] == LATE_S
 
 
 def test_every_sort_of_fault_fits_the_schema() -> None:

@@ -2,9 +2,10 @@
 
     harmed     a frame that its camera did not send (scripted outages aside), or that was lost,
                undecodable, unreadable (bad_json), refused by the engine, expired or killed with
-               the run; or answered later than normal
-    normal     up to the 95th percentile of capture-to-answer over all answers outside every fault
-               and its recovery; from 20 of them on, else no answer counts as late
+               the run; or answered, or received, later than normal
+    normal     up to the 95th percentile over all frames outside every fault and its recovery: of
+               capture to answer, and of capture to receipt with 0.1 s more; from 20 of them on,
+               else none counts as late
     recovery   wall seconds from the fault's end until the first sound frame captured since then
                is there: answered and unharmed where the engine or its worker was at fault,
                received and unharmed elsewhere; 0 for a camera of which no frame was harmed
@@ -12,8 +13,8 @@
                that were answered within it
 
 By this measure one answer in twenty is late on a good day. A fault is therefore blamed for late
-answers only where chance alone would bring so many in fewer than one case of a hundred. Latency
-is taken from the schedule, not from what a camera with a wrong clock says. A fault without an end
+frames only where chance alone would bring so many in fewer than one case of a hundred. Latency is
+taken from the schedule, not from what a camera with a wrong clock says. A fault without an end
 of its own (a restart) may show only with the next frames: harm within 5 s of it is its own.
 
 Worked example: a camera each second, a partition from 100 s to 110 s, frames 100 to 110 lost, frame
@@ -45,13 +46,15 @@ NORMAL_PERCENTILE = 95
 BY_CHANCE = 0.01
 """Below which chance is no excuse (one-sided, binomial): 2 late of 3 answers are blamed on the
 fault (0.7 %), 1 of 3 is not (14 %)."""
+JITTER_S = 0.1
+"""What a receipt may be later than normal: less blinds nobody, and a busy host brings it about."""
 ROUNDING_S = 0.001
 """Engines that always take equally long differ by less."""
 SHOWS_S = 5.0
 """Wall seconds within which what happens in a moment shows in a frame."""
-TURNS = 3
+TURNS = 2
 """What is normal and when a camera has recovered depend on each other: they are found in turns,
-beginning with what was normal before the first fault."""
+after a first look by what was normal before the first fault."""
 
 _FATES = tuple(Fate)
 _REASONS = tuple(Reason)
@@ -79,7 +82,7 @@ class Harm:
     scheduled: int
     harmed: int
     late: int
-    """Of the harmed: answered soundly, but later than normal."""
+    """Of the harmed: answered or received later than normal, and nothing else."""
     by_fate: dict[str, int]
 
     @property
@@ -186,7 +189,9 @@ class FaultScore:
     frames: Harm
     recovery: Recovery
     late_after_s: float | None
-    """What is later is late; None: too few answers outside all faults to know."""
+    """Capture to answer: what is later is late; None: too few answers outside all faults."""
+    received_late_after_s: float | None
+    """Capture to receipt: the same."""
     latency: Spread
     latency_outside: Spread
     drops: Share
@@ -234,6 +239,7 @@ class FaultScore:
             },
             "latency_s": {
                 "late_after": self.late_after_s,
+                "received_late_after": self.received_late_after_s,
                 "inside": _spread_json(self.latency),
                 "outside": _spread_json(self.latency_outside),
             },
@@ -283,19 +289,12 @@ def faults(
         return ()
     fleet = _Fleet(frames, everything, log.speed)
     windows = [_window(log, plan, fleet) for plan in log.faults]
-    punctual = _Judged(fleet, np.zeros(fleet.count, np.bool_))
-    reaches = [_reach(fleet, window, punctual, punctual) for window in windows]
-    limit: float | None = None
     before = fleet.at < min(window.begin for window in windows)
-    for turn in range(TURNS):
-        calm = before if turn == 0 else _outside(fleet, reaches)
-        normal = fleet.latency_s[calm & fleet.valid]
-        if len(normal) < NORMAL_ANSWERS:
-            limit, judged = None, punctual
-        else:
-            limit = float(np.percentile(normal, NORMAL_PERCENTILE))
-            judged = _Judged(fleet, fleet.valid & (fleet.latency_s > limit + ROUNDING_S))
-        reaches = [_reach(fleet, window, judged, punctual) for window in windows]
+    late = _Late(fleet, before)
+    reaches = [_reach(fleet, window, late) for window in windows]
+    for _ in range(TURNS):
+        late = _Late(fleet, _outside(fleet, reaches))
+        reaches = [_reach(fleet, window, late) for window in windows]
     outside = _outside(fleet, reaches)
     latency_outside = _spread(fleet, outside)
     drops_outside = Share(int(fleet.dropped[outside].sum()), int(outside.sum()))
@@ -325,7 +324,8 @@ def faults(
                 ),
                 frames=_harm(fleet, reach),
                 recovery=_recovery(fleet, reach),
-                late_after_s=limit,
+                late_after_s=late.answer_limit_s,
+                received_late_after_s=late.receipt_limit_s,
                 latency=_spread(fleet, inside),
                 latency_outside=latency_outside,
                 drops=Share(int(fleet.dropped[inside].sum()), len(inside)),
@@ -377,6 +377,10 @@ class _Fleet:
         """Harmed whatever the latency."""
         self.dropped: Bools = self.ruined | self.met(*_CROWDED_OUT)
         self.came = came
+        received_s = (received_ns - captured_ns) / 1e9
+        known = came & (received_ns != UNTOLD) & ~self.ruined & (received_s >= 0)
+        self.received_s: Floats = np.where(known, received_s, np.nan)
+        """Of frames that came to no other harm; NaN where nothing is known of it."""
         self.there_ns = np.where(received_ns == UNTOLD, captured_ns, received_ns)
         """When each was there, as far as it came."""
         # one clock for all: a camera whose own is wrong must not move a fault's end
@@ -499,7 +503,7 @@ class _Reach:
 
 
 class _Judged:
-    """Which frames were harmed and which sound, once it is said which answers were late."""
+    """Which frames were harmed and which sound, once it is said which were late."""
 
     def __init__(self, fleet: _Fleet, late: Bools) -> None:
         self.late = late
@@ -511,8 +515,37 @@ class _Judged:
         self.next_answered = _next(fleet.answered & ~self.harmed)
 
 
-def _reach(fleet: _Fleet, window: _Window, judged: _Judged, punctual: _Judged) -> _Reach:
-    """`punctual`: the same with no answer called late."""
+class _Late:
+    """Which frames were late, by what was normal in calm times."""
+
+    def __init__(self, fleet: _Fleet, calm: Bools) -> None:
+        self.answer_limit_s = _normal(fleet.latency_s[calm], ROUNDING_S)
+        self.receipt_limit_s = _normal(fleet.received_s[calm], JITTER_S)
+        self.answers = _later(fleet.latency_s, self.answer_limit_s)
+        self.receipts = _later(fleet.received_s, self.receipt_limit_s)
+        self._judged: dict[tuple[bool, bool], _Judged] = {}
+
+    def judged(self, fleet: _Fleet, answers: bool, receipts: bool) -> _Judged:
+        """With late answers, late receipts, both or neither held against a fault."""
+        key = (answers, receipts)
+        if key not in self._judged:
+            self._judged[key] = _Judged(fleet, self.answers & answers | self.receipts & receipts)
+        return self._judged[key]
+
+
+def _normal(values: Floats, more_s: float) -> float | None:
+    known = values[~np.isnan(values)]
+    if len(known) < NORMAL_ANSWERS:
+        return None
+    return float(np.percentile(known, NORMAL_PERCENTILE)) + more_s
+
+
+def _later(values: Floats, limit_s: float | None) -> Bools:
+    # NaN is later than nothing
+    return np.zeros(len(values), np.bool_) if limit_s is None else values > limit_s
+
+
+def _reach(fleet: _Fleet, window: _Window, late: _Late) -> _Reach:
     met = np.array(
         [place for place, name in enumerate(fleet.cameras) if window.plan.meets(name)], np.int64
     )
@@ -520,8 +553,16 @@ def _reach(fleet: _Fleet, window: _Window, judged: _Judged, punctual: _Judged) -
         met = met[:0]
     shown_by = window.end + SHOWS_S * fleet.speed
     under_way = _under_way(fleet, met, window)
-    if not _is_blamed(fleet, met, window.begin, shown_by, under_way, judged):
-        judged = punctual
+    spans = [
+        np.arange(fleet.first_since(camera, window.begin), fleet.first_since(camera, shown_by))
+        for camera in met.tolist()
+    ]
+    near = np.concatenate([*spans, under_way]).astype(np.int64)
+    judged = late.judged(
+        fleet,
+        _is_blamed(fleet.latency_s[near], late.answers[near]),
+        _is_blamed(fleet.received_s[near], late.receipts[near]),
+    )
     there_ns = fleet.answered_ns if window.of_engine else fleet.there_ns
     next_sound = judged.next_answered if window.of_engine else judged.next_received
     harm_before = judged.harm_before
@@ -572,18 +613,11 @@ def _under_way(fleet: _Fleet, cameras: Whole, window: _Window) -> Whole:
     return crossing[np.isin(camera, cameras)]
 
 
-def _is_blamed(
-    fleet: _Fleet, cameras: Whole, begin: float, by: float, under_way: Whole, judged: _Judged
-) -> bool:
-    """Are more of the answers late than chance would bring?"""
-    spans = [
-        np.arange(fleet.first_since(camera, begin), fleet.first_since(camera, by))
-        for camera in cameras.tolist()
-    ]
-    places = np.concatenate([*spans, under_way]).astype(np.int64)
-    n, late = int(fleet.valid[places].sum()), int(judged.late[places].sum())
+def _is_blamed(values: Floats, late: Bools) -> bool:
+    """Are more of these late than chance would bring?"""
+    n, found = int((~np.isnan(values)).sum()), int(late.sum())
     share = 1 - NORMAL_PERCENTILE / 100
-    return late > 0 and float(stats.binom.sf(late - 1, n, share)) < BY_CHANCE
+    return found > 0 and float(stats.binom.sf(found - 1, n, share)) < BY_CHANCE
 
 
 def _outside(fleet: _Fleet, reaches: Sequence[_Reach]) -> Bools:
