@@ -6,6 +6,7 @@ At the end whole runs in virtual time, their ledgers exact.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Self, TypeVar
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earlyfire_stream.clock import Clock, virtual_run
@@ -1172,3 +1173,32 @@ def test_faults_happen_alike_in_every_run_and_elsewhere_nothing_changes(stage: P
     ]
     other, _ = run_of(stage, "other", *script, engine=engine, seed=4)
     assert fates(other, "a") != fates(runs[0], "a")
+
+
+VIRTUAL_KINDS = (*(o[0] for o in OF_A), *ENGINE_KINDS, "camera-clock", "network-jitter")
+RUNS = itertools.count()
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    script=st.lists(
+        st.tuples(
+            st.sampled_from(VIRTUAL_KINDS),
+            st.integers(0, 39),
+            st.integers(1, 30),
+            st.sampled_from([[], ["a"], ["b"]]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    policy=st.sampled_from(["every", "fixed", "adaptive"]),
+)
+def test_whatever_goes_wrong_together_the_ledger_is_exact(
+    stage: Path, script: list[tuple[str, int, int, list[str]]], policy: str
+) -> None:
+    faults = [
+        {"kind": kind, "start": start, "end": start + lasts}
+        | ({} if kind.startswith("engine-") else {"cameras": cameras})
+        for kind, start, lasts, cameras in script
+    ]
+    run_of(stage, f"any-{next(RUNS)}", *faults, sampling={"policy": policy})
