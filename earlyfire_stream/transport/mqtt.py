@@ -90,7 +90,10 @@ class MqttTiming:
     backoff_s: float = 0.2
     """The longest wait before the first new attempt; see `wait_s`."""
     backoff_limit_s: float = 10.0
-    """The longest wait before any."""
+    """The longest wait before any, for a large fleet."""
+    few_limit_s: float = 2.0
+    """The longest wait of up to 40 sessions: what it may add to an alarm once the broker is back,
+    and no load to anybody."""
     sound_s: float = 1.0
     """A connection that lasted so long was no failure: the next waits are short again."""
     connects_per_s: float = 50.0
@@ -107,13 +110,15 @@ def wait_s(timing: MqttTiming, failures: int, sessions: int, luck: float) -> flo
     """How long one of `sessions` waits before it tries to connect again, wall seconds.
 
     `luck` (0 to 1, drawn anew each time) of a window: clients that lost their connections in the
-    same moment come back evenly spread over it. The window doubles with each failure in a row up
-    to `backoff_limit_s`, and is never too short for all of them at `connects_per_s`.
+    same moment come back evenly spread over it. The window doubles with each failure in a row, up
+    to `few_limit_s`, or to 0.05 s a session where that is more (40 attempts a second on average),
+    at most to `backoff_limit_s`; it is never too short for all of them at `connects_per_s`.
 
-    By default: 0.1 for (failures 0, sessions 1, luck 0.5); 1.6 for (3, 1, 1.0); 10 for (20, 1,
-    1.0); 4 for (0, 200, 1.0), so that 200 cameras come back at 50 a second.
+    By default: 0.1 for (failures 0, sessions 1, luck 0.5); 1.6 for (3, 1, 1.0); 2 for (20, 1, 1.0);
+    10 for (20, 200, 1.0); 4 for (0, 200, 1.0), so that 200 cameras come back at 50 a second.
     """
-    window = min(timing.backoff_limit_s, timing.backoff_s * 2.0 ** min(failures, 20))
+    limit = min(timing.backoff_limit_s, max(timing.few_limit_s, 0.05 * sessions))
+    window = min(limit, timing.backoff_s * 2.0 ** min(failures, 20))
     return luck * max(window, sessions / timing.connects_per_s)
 
 
