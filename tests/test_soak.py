@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from earlyfire_stream.soak.asked import (
 from earlyfire_stream.soak.disk import need
 from earlyfire_stream.soak.histogram import Histogram, percentile_interval
 from earlyfire_stream.soak.judging import State, Verdict, judge, knee, trends
-from earlyfire_stream.soak.processes import Usage, engine_port
+from earlyfire_stream.soak.processes import Looker, Usage, engine_port
 from earlyfire_stream.soak.tables import verdict_line, window_line
 from earlyfire_stream.soak.windows import Gathering, Level, Part, Window, levels
 from earlyfire_stream.soak.words import knee_line
@@ -625,6 +627,40 @@ def test_an_engine_on_this_machine_is_found_by_its_port(
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", environ)
     assert engine_port(Engine.model_validate(engine)) == port
+
+
+SMI = """#!/bin/sh
+case "$1" in
+  *compute-apps*) {apps} ;;
+  *) printf '1024\\n512\\n' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("apps", "roles"),
+    [
+        # of two GPUs 300 MiB are ours, in two pieces
+        ("printf '{pid}, 100\\n{pid}, 200\\n1, 700\\n'", {"harness": 300 * 2**20}),
+        # a container sees no processes, or not by our numbers: then all of them stand together
+        ("printf '999999, 100\\n'", {"gpu": 1536 * 2**20}),
+        ("printf '[N/A]\\n'", {"gpu": 1536 * 2**20}),
+        ("exit 9", {"gpu": 1536 * 2**20}),
+    ],
+)
+def test_gpu_memory_is_told_by_process_or_else_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apps: str, roles: dict[str, int]
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(SMI.replace("{apps}", apps.replace("{pid}", str(os.getpid()))))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    looker = Looker(None)
+    seen = looker.look(gpu=True)
+    told = {role: usage.gpu_bytes for role, usage in seen.items() if usage.gpu_bytes is not None}
+    assert told == roles
+    assert seen["harness"].rss_bytes > 10_000_000
+    assert all(usage.gpu_bytes is None for usage in looker.look().values()), "it was not asked"
 
 
 def test_the_words_of_a_window_and_a_verdict() -> None:

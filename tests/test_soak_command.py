@@ -231,6 +231,23 @@ def test_a_limit_that_too_little_was_measured_for_is_no_pass(
     assert "undecided: too little was measured for a limit that was set" in command.err
 
 
+def test_windows_that_cannot_be_written_end_the_soak_with_the_reason(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    soak_scenario(tmp_path)
+    command = nursery.start(
+        *("soak", "tiny.yaml", "--for", "10m", "--window", "500ms", "--broker", "memory"),
+        cwd=tmp_path,
+    )
+    wait_for(lambda: "soak  1 s of 10:00" in command.out or command.ended)
+    windows = run_folder(tmp_path / "runs") / "windows.jsonl"
+    windows.rename(windows.with_suffix(".moved"))
+    windows.mkdir()
+    assert command.wait() == 2
+    assert f"runs/{windows.parent.name}/windows.jsonl: cannot be written" in command.err
+    proof(windows.parent / "leg-1")
+
+
 def test_too_many_frames_leave_the_score_out_and_say_so(nursery: Nursery, tmp_path: Path) -> None:
     soak_scenario(tmp_path)
     code, command = nursery.run(

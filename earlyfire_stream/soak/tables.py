@@ -140,7 +140,7 @@ def verdict_line(verdict: Verdict) -> Text:
     """`✓ p95_latency 1.20 s (1.10 to 1.31 s), limit 5 s, n 3,120`."""
     mark, colour = MARKS[verdict.state]
     cells = verdict_cells(verdict)
-    line = Text(f"{mark} ", colour).append(cells["what"], "bold")
+    line = Text().append(f"{mark} ", colour).append(cells["what"], "bold")
     if verdict.state is State.UNDECIDED:
         line.append(" undecided", colour)
     if cells["value"]:
