@@ -600,8 +600,8 @@ async def test_an_idle_dead_connection_is_noticed_by_keepalive(
 @pytest.mark.parametrize(
     ("failures", "sessions", "luck", "waits_s"),
     [(0, 1, 0.5, 0.1), (0, 1, 0.0, 0.0), (3, 1, 1.0, 1.6), (4, 1, 1.0, 2.0), (6, 40, 1.0, 2.0),
-     (6, 100, 1.0, 5.0), (10_000, 1, 0.25, 0.5), (0, 200, 1.0, 4.0), (0, 200, 0.5, 2.0), (20, 200, 1.0, 10.0),
-     (20, 1000, 1.0, 20.0), (0, 10, 1.0, 0.2)],
+     (6, 100, 1.0, 5.0), (10_000, 1, 0.25, 0.5), (0, 200, 1.0, 4.0), (0, 200, 0.5, 2.0),
+     (20, 200, 1.0, 10.0), (20, 1000, 1.0, 20.0), (0, 10, 1.0, 0.2)],
 )  # fmt: skip
 def test_a_wait_doubles_to_its_limit_and_has_room_for_all(
     failures: int, sessions: int, luck: float, waits_s: float
