@@ -365,13 +365,16 @@ async def test_what_dialled_in_a_freeze_is_served_after_it_unless_it_has_hung_up
         async with dialled(proxy) as (_, early):
             early.write(CONNECT_4)
             early.write_eof()
-            async with dialled(proxy) as (_, late):
-                late.write(CONNECT_5)
-                await other_things_happen(target)
-                assert proxy.counts.accepted == 0
-                proxy.thaw()
-                far_reader, _ = await target.next()
-                assert await within(far_reader.readexactly(len(CONNECT_5))) == CONNECT_5
+            dialling = asyncio.create_task(asyncio.open_connection("127.0.0.1", proxy.address.port))
+            await other_things_happen(target)
+            assert not dialling.done()
+            assert proxy.counts.accepted == 0
+            proxy.thaw()
+            _, late = await within(dialling)
+            late.write(CONNECT_5)
+            far_reader, _ = await target.next()
+            assert await within(far_reader.readexactly(len(CONNECT_5))) == CONNECT_5
+            late.transport.abort()
         assert (proxy.counts.accepted, proxy.counts.given_up) == (2, 1)
         assert target.accepted.empty()
 

@@ -61,7 +61,7 @@ _KERNEL_BYTES = 65_536
 """Asked for each of the kernel's buffers; its own choice on loopback is megabytes, and at 50 kB/s
 a minute would pass before anybody felt it."""
 _BACKLOG = 1024
-"""Connections that the kernel takes in during a freeze; after that it answers none."""
+"""Connections that the kernel takes in before we do."""
 
 
 # --- who is it? ----------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class ProxyCounts:
     cut: int = 0
     """Reset on purpose."""
     given_up: int = 0
-    """Whose client had hung up before the broker was asked, as after a long freeze."""
+    """Whose client had hung up before the broker was asked, as after a freeze."""
     bytes_up: int = 0
     """To the broker."""
     bytes_down: int = 0
@@ -289,7 +289,6 @@ class Proxy:
         """On the same port as before."""
         if self._listener is None:
             self._listener = _bound(self._port)
-            self._listener.listen(_BACKLOG)
             self._watch()
 
     async def refuse(self) -> None:
@@ -313,15 +312,15 @@ class Proxy:
     def freeze(self) -> None:
         """As if the cable were pulled: nothing passes, and neither side is told.
 
-        What either side sends waits in the kernel until its buffers are full. New connections find
-        the kernel, and nobody behind it.
+        What either side sends waits in the kernel until its buffers are full. Who dials gets no
+        answer; he goes on trying for as long as his own patience lasts.
         """
         self._running.clear()
         self._watch()
 
     def thaw(self) -> None:
-        """What waits goes on. Who has hung up meanwhile without an answer is not introduced to the
-        broker: his late CONNECT would put out the connection that took its place."""
+        """What waits goes on. Who dialled in the freeze and has hung up since is not introduced to
+        the broker: his late CONNECT would put out the connection that took its place."""
         self._running.set()
         self._watch()
 
@@ -355,13 +354,15 @@ class Proxy:
             listener.close()
 
     def _watch(self) -> None:
-        """Take connections from the kernel, or leave them there."""
         if self._listener is None:
             return
         if self._running.is_set():
+            self._listener.listen(_BACKLOG)
             self._loop.add_reader(self._listener, self._take)
         else:
+            # The kernel then takes in one more, and leaves the others without an answer.
             self._loop.remove_reader(self._listener)
+            self._listener.listen(0)
 
     def _take(self) -> None:
         assert self._listener is not None
