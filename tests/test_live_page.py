@@ -994,6 +994,28 @@ def test_frames_that_were_never_sent_count_once_in_a_folder_that_is_followed(
     assert len(history["lane"]["frames"]["seq"]) == told.cameras["north"].scheduled
 
 
+def test_the_faults_of_a_folder_that_is_followed_are_those_that_the_run_noted(
+    tmp_path: Path, nursery: Nursery
+) -> None:
+    pictures(tmp_path / "pictures", 20)
+    frozen = {"kind": "camera-frozen", "start": "0.5s", "end": "1.2s", "cameras": ["north"]}
+    scenario(tmp_path, camera("north"), camera("south"), clock="virtual", faults=[frozen])
+    assert nursery.run("run", "tiny.yaml", cwd=tmp_path)[0] == 0
+    following = Following(run_folder(tmp_path / "runs"))
+    for _ in range(5):
+        following.poll()
+    following.close()
+    wall = following.wall
+    wall.changes(*following.now(), lambda _: None)
+    told = [event for event in wall.whole()["events"] if event["kind"].startswith("fault")]
+    assert [(e["at"], e["kind"], e["camera"], e["why"]) for e in told] == [
+        (0.5, "fault", "north", "camera-frozen"),
+        (1.2, "fault_over", "north", "camera-frozen"),
+    ]
+    lanes = [wall.camera(number, 2.0) for number in (0, 1)]
+    assert [lane["lane"]["faults"] for lane in lanes if lane is not None] == [[0], []]
+
+
 def test_the_consumer_is_glanced_at_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
     instants = iter([10.0, 10.1, 10.4, 10.6])
     monkeypatch.setattr("earlyfire_stream.live.watching.time.monotonic", lambda: next(instants))

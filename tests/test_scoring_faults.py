@@ -9,9 +9,12 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from earlyfire_stream.exports import score_schema
 from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan, FrameRecord, RunLog, Shot
+from earlyfire_stream.scenario.models import FAULTS
 from earlyfire_stream.scoring import score
 from earlyfire_stream.scoring.faults import FaultScore, Met, Share, Spread
 from earlyfire_stream.verdict import Fate, Reason
@@ -460,3 +463,72 @@ def test_every_sort_of_fault_fits_the_schema() -> None:
     assert [one["state"] for one in scored["faults"]] == [
         *("played", "played", "played", "failed", "not reached")
     ]
+
+
+# --- any run -------------------------------------------------------------------------------------
+
+FRAMES = st.text("inxdpeok", min_size=1, max_size=40)
+WINDOWS = st.tuples(st.integers(0, 45), st.integers(1, 15))
+NO_HARM = "in"
+
+
+@given(st.lists(FRAMES, min_size=1, max_size=4), WINDOWS)
+def test_what_is_told_of_any_run_is_what_a_plain_walk_through_it_finds(
+    cameras: list[str], window: tuple[int, int]
+) -> None:
+    start, end = window[0], window[0] + window[1]
+    scheduled = harmed = 0
+    times: list[float] = []
+    for letters in cameras:
+        since = range(start, len(letters))
+        sound = [seq for seq in since if seq >= end and letters[seq] in NO_HARM]
+        until = sound[0] if sound else len(letters)
+        hurt = [seq for seq in since if seq < until and letters[seq] not in NO_HARM]
+        if not hurt:
+            until = min(end, len(letters))
+        scheduled += max(0, until - start)
+        harmed += len(hurt)
+        if len(letters) > start:
+            times.append(0.0 if not hurt else float(sound[0] - end) if sound else float("inf"))
+    log = played(
+        {f"c{n}": letters for n, letters in enumerate(cameras)},
+        partition(start, end),
+        complete=False,
+    )
+    (one,) = told(log)
+    if one.state == "not reached":
+        assert start > max(map(len, cameras))
+        return
+    if one.state == "cut short":  # its end is that of the run, which no frame comes after
+        assert end > max(map(len, cameras))
+        return
+    assert (one.frames.scheduled, one.frames.harmed) == (scheduled, harmed)
+    assert sum(one.frames.by_fate.values()) == scheduled
+    assert one.recovery.n == len(times)
+    assert one.recovery.not_recovered == times.count(float("inf"))
+    if times and max(times) < float("inf"):
+        assert one.recovery.max_s == max(times)
+
+
+@given(
+    st.lists(st.text("FTSinlxdbpeok", max_size=60), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from(FAULTS), WINDOWS), min_size=1, max_size=4),
+)
+def test_no_run_and_no_faults_break_the_scoring(
+    cameras: list[str], windows: list[tuple[str, tuple[int, int]]]
+) -> None:
+    faults = [
+        FaultPlan(
+            f"f{n}", kind, at, at + (0 if kind == "broker-restart" else lasts), ("c0",) * (n % 2)
+        )
+        for n, (kind, (at, lasts)) in enumerate(windows)
+    ]
+    log = played({f"c{n}": letters for n, letters in enumerate(cameras)}, *faults, complete=False)
+    for one in told(log):
+        assert sum(one.frames.by_fate.values()) == one.frames.scheduled >= one.frames.harmed
+        assert one.frames.late <= one.frames.harmed
+        assert one.recovery.not_recovered <= one.recovery.harmed <= one.recovery.n
+        assert one.start_s <= one.end_s <= max(one.until_s, one.end_s)
+    jsonschema.Draft202012Validator(score_schema()).validate(
+        orjson.loads(orjson.dumps(score(log).to_json()))
+    )
