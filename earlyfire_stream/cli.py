@@ -13,7 +13,6 @@ import math
 import os
 import signal
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +28,7 @@ from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
+from earlyfire_stream.lingering import INTERRUPTED, lingering
 from earlyfire_stream.live.command import LiveCommand, LiveOpt, serving
 from earlyfire_stream.live.command import live as live_command
 from earlyfire_stream.live.screen import Watching, watch
@@ -67,7 +67,6 @@ log = logging.getLogger("earlyfire_stream.cli")
 
 BAD_INPUT = 2
 THRESHOLD_FAILED = 99
-INTERRUPTED = 130
 
 LEFT_BEHIND = {
     "report.html": "the report, to be opened in a browser; it needs no network",
@@ -1238,26 +1237,8 @@ def _measured(place: str | None, linger: str | None, camera_series: int) -> Iter
         return
     with Endpoint(registry, *parse_place(place)) as endpoint:
         _say(f"metrics: {endpoint.url}")
-        try:
+        with lingering(f"metrics stay at {endpoint.url}", linger_s, _say):
             yield measured
-        except typer.Exit as why:
-            if why.exit_code != INTERRUPTED:
-                _stay(endpoint, linger_s)
-            raise
-        _stay(endpoint, linger_s)
-
-
-def _stay(endpoint: Endpoint, seconds: float) -> None:
-    """Wait, so that the last values are scraped; Ctrl-C or SIGTERM ends it."""
-    if not seconds:
-        return
-    _say(f"metrics stay at {endpoint.url} for {seconds:g} s (Ctrl-C: no longer)")
-    enough = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: enough.set()) for number in signals]
-    enough.wait(seconds)
-    for number, handler in zip(signals, before, strict=True):
-        signal.signal(number, handler)
 
 
 Play = Callable[[Loaded, run.Options, list[Observer], asyncio.Event], Awaitable[run.Outcome]]

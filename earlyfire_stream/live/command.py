@@ -6,8 +6,6 @@ __all__ = ["LiveCommand", "LiveOpt", "live", "serving"]
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,14 +13,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from earlyfire_stream.lingering import lingering, until_told
 from earlyfire_stream.live.follow import Following
 from earlyfire_stream.live.guard import DEFAULT_ADDRESS, LiveAddress, is_place, read_token
 from earlyfire_stream.live.page import LivePage
 from earlyfire_stream.live.watching import Origin, Watcher
 from earlyfire_stream.scenario.models import Scenario
-
-INTERRUPTED = 130
-"""Exit code of a run that was told to stop."""
 
 LiveOpt = Annotated[
     str | None,
@@ -65,20 +61,8 @@ def serving(
         yield None
         return
     watcher = Watcher(scenario.name, scenario.engine.name, duration=scenario.duration)
-    with _page(watcher, text) as page:
-        try:
-            yield watcher
-        except typer.Exit as why:
-            if why.exit_code != INTERRUPTED:
-                _stay(page, linger_s)
-            raise
-        _stay(page, linger_s)
-
-
-def _stay(page: LivePage, seconds: float | None) -> None:
-    if seconds:
-        typer.echo(f"{page.url} stays for {seconds:g} s (Ctrl-C: no longer)", err=True)
-        _until_told(seconds)
+    with _page(watcher, text) as page, lingering(f"{page.url} stays", linger_s, _say):
+        yield watcher
 
 
 def live(
@@ -91,26 +75,16 @@ def live(
 ) -> None:
     """Serve the live page of a run folder until Ctrl-C; the run itself is not touched."""
     with _page(Following(folder), at):
-        _until_told()
+        until_told()
 
 
 @contextlib.contextmanager
 def _page(origin: Origin, text: str) -> Iterator[LivePage]:
     page = LivePage(origin, LiveAddress.parse(text), read_token(os.environ))
     with page:
-        typer.echo(f"live page: {page.url}", err=True)
+        _say(f"live page: {page.url}")
         yield page
 
 
-def _until_told(seconds: float | None = None) -> None:
-    """Until SIGINT or SIGTERM, or the time is over."""
-    told = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: told.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        told.wait(seconds)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
