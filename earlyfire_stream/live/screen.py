@@ -17,9 +17,18 @@ from rich.text import Text
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.live.tally import CameraTally, Tally, rate
-from earlyfire_stream.records import AlarmRecord, CameraPlan, Observer, Shot, Snapshot
+from earlyfire_stream.records import (
+    AlarmRecord,
+    CameraPlan,
+    FaultPlan,
+    Observer,
+    Shot,
+    Snapshot,
+)
 
 REFRESH_HZ = 4
+MOST_FAULTS = 3
+"""Under way at a time that a screen shows."""
 PLAIN_EVERY_S = 10.0
 """Scenario seconds between two plain lines of totals."""
 
@@ -48,6 +57,8 @@ class PlainLines(Tally):
         super().__init__()
         self._console = console
         self._next_line_at = PLAIN_EVERY_S
+        self._to_tell: list[tuple[float, str]] = []
+        """What faults have still to be told, the next one last: when, and in which words."""
         self._stage = ""
         self._told_share = 0.0
 
@@ -79,8 +90,14 @@ class PlainLines(Tally):
         super().begin(plans, clock, snapshot)
         fires = len({fire.id for plan in plans for fire in plan.fires})
         self._say(f"{len(plans)} cameras, {fires} fires, speed {clock.speed:g}")
+        begins = [(f.start, f"FAULT {_named(f)} ({self.met(f)})") for f in self.faults]
+        ends = [(f.end, f"fault over: {f.id}") for f in self.faults if f.end > f.start]
+        self._to_tell = sorted(begins + ends, reverse=True)
 
     def shot(self, shot: Shot) -> None:
+        while self._to_tell and self._to_tell[-1][0] <= shot.captured_at:
+            at, what = self._to_tell.pop()
+            self._say(f"{at:7.1f} s  {what}")
         was_off = self.camera(shot.camera).off
         super().shot(shot)
         camera = self.camera(shot.camera)
@@ -159,7 +176,11 @@ class Screen(Tally):
             f"   {max(0.0, now):6.1f} s",
             (f" × {self.clock.speed:g}" if self.clock.speed != 1 else "", "dim"),
         )
-        return Group(head, self._table(now), *self._totals())
+        faults = [
+            Text(f"FAULT {_named(f)}, since {f.start:.1f} s, {self.met(f)}", style="magenta")
+            for f in self.under_way(now)[:MOST_FAULTS]
+        ]
+        return Group(head, *faults, self._table(now), *self._totals())
 
     def _table(self, now: float) -> Table:
         table = Table(box=None, pad_edge=False, expand=False, header_style="dim")
@@ -172,7 +193,7 @@ class Screen(Tally):
             table.add_column("latency", justify="right", no_wrap=True)
             table.add_column("fps", justify="right", no_wrap=True)
             table.add_column("looks/min", justify="right", no_wrap=True)
-        room = max(3, self._console.height - 10)
+        room = max(3, self._console.height - 10 - min(MOST_FAULTS, len(self.under_way(now))))
         cameras = list(self.cameras.values())
         if len(cameras) > room:
             cameras.sort(key=lambda c: _urgency(c, now), reverse=True)
@@ -209,6 +230,10 @@ class Screen(Tally):
             )
         lines.append(Text.assemble(("ledger  ", "dim"), _ledger(self)))
         return lines
+
+
+def _named(fault: FaultPlan) -> str:
+    return fault.kind if fault.id == fault.kind else f"{fault.id}: {fault.kind}"
 
 
 def _ledger(tally: Tally) -> str:

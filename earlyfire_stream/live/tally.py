@@ -7,12 +7,25 @@ __all__ = ["CameraTally", "Tally"]
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.gaps import Unsent
-from earlyfire_stream.records import AlarmRecord, CameraPlan, FrameRecord, Shot, Snapshot
+from earlyfire_stream.records import (
+    AlarmRecord,
+    CameraPlan,
+    Explanation,
+    FaultPlan,
+    FrameRecord,
+    Playing,
+    Shot,
+    Snapshot,
+)
+from earlyfire_stream.scoring import Score
 from earlyfire_stream.verdict import Fate, Reason, Verdict, burns
 
+MOMENT_S = 10.0
+"""Wall seconds for which a fault that happens in a moment is shown as under way."""
 RATE_WINDOW = 20
 """Looks from which a rate is told."""
 
@@ -54,6 +67,7 @@ class Tally:
         self.clock: Clock | None = None
         self.snapshot: Callable[[], Snapshot] | None = None
         self.cameras: dict[str, CameraTally] = {}
+        self.faults: tuple[FaultPlan, ...] = ()
         self.fates: Counter[Fate] = Counter()
         self.scheduled = 0
         self.alarms = 0
@@ -62,6 +76,15 @@ class Tally:
         self._unsent = Unsent()
 
     def stage(self, text: str, share: float | None = None) -> None:
+        """Nothing to count."""
+
+    def opened(self, playing: Playing) -> None:
+        self.faults = playing.faults
+
+    def explanation(self, record: Explanation) -> None:
+        """Nothing to count."""
+
+    def ended(self, folder: Path, score: Score | None) -> None:
         """Nothing to count."""
 
     def begin(
@@ -128,6 +151,24 @@ class Tally:
             camera.first_alarms.setdefault(burning[0], record.alarm.completed_at)
         elif camera.plan.truth:
             camera.false_alarms += 1
+
+    def under_way(self, at: float) -> list[FaultPlan]:
+        """The faults that are planned for that scenario second."""
+        moment_s = MOMENT_S * (self.clock.speed if self.clock is not None else 1.0)
+        return [
+            fault
+            for fault in self.faults
+            if fault.start
+            <= at
+            < (fault.end if fault.end > fault.start else fault.start + moment_s)
+        ]
+
+    def met(self, fault: FaultPlan) -> str:
+        """Whom it meets: `all cameras`, `3 cameras`, or the name of the only one."""
+        names = [name for name in self.cameras if fault.meets(name)]
+        if len(names) == len(self.cameras):
+            return "all cameras"
+        return names[0] if len(names) == 1 else f"{len(names)} cameras"
 
     @property
     def pending(self) -> int:

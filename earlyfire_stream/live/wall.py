@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from earlyfire_stream.live.tally import CameraTally, Tally
+from earlyfire_stream.live.tally import MOMENT_S, CameraTally, Tally
 from earlyfire_stream.records import (
     AlarmRecord,
     CameraPlan,
@@ -52,8 +52,6 @@ RECENT_S = 60
 """The same for the figures above the wall."""
 HOLD_NS = 20_000_000_000
 """An alarm is shown at least so long, and while smoke is seen or its fire burns."""
-MOMENT_S = 10.0
-"""Wall seconds for which a fault that happens in a moment is shown as under way."""
 TOGETHER = 4
 """More cameras than this that go off or come back at once are one event."""
 
