@@ -119,7 +119,11 @@ class Fleet:
             after = picture.at + cadence_s * 0.999
             now = self._clock.now()
             due = Due(seq, round(now, 6), round(now, 6))
-            await self._publish(camera.id, due, Plate(picture.jpeg, "", picture.label))
+            plate = Plate(picture.jpeg, "", picture.label)
+            if self._off(camera.id, due.captured_at):
+                self._note(camera.id, due, plate, Reason.OUTAGE)
+            else:
+                await self._publish(camera.id, due, plate)
             seq += 1
         self._tell_status(camera.id, False)
 

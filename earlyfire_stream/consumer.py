@@ -102,6 +102,8 @@ class _Camera:
     scored_at: float = float("-inf")
     newest_at: float = float("-inf")
     """Capture of the newest admitted frame, scenario seconds."""
+    newest_seq: int = -1
+    """Of the newest admitted frame."""
     last_at: float = 0.0
     """Capture of the newest frame that came."""
     alarms: AlarmPolicyState = field(default_factory=AlarmPolicyState)
@@ -569,6 +571,11 @@ class Consumer:
 
     def _sample(self, camera: _Camera, waiting: Waiting) -> None:
         settings = self._scenario.sampling
+        if waiting.seq > camera.newest_seq and waiting.captured_at < camera.newest_at:
+            # Its clock was set back. What was concluded by the old one would blind us till then.
+            camera.sampling = CameraSampling()
+            camera.alarms = AlarmPolicyState()
+            camera.newest_at = camera.scored_at = float("-inf")
         if waiting.captured_at <= camera.newest_at and settings.policy != "every":
             self._fate(waiting, Fate.SUPERSEDED, Reason.STALE_ON_ARRIVAL, admitted=False)
             return
@@ -635,6 +642,7 @@ class Consumer:
 
     def _admit(self, camera: _Camera, waiting: Waiting) -> None:
         camera.newest_at = max(camera.newest_at, waiting.captured_at)
+        camera.newest_seq = max(camera.newest_seq, waiting.seq)
         camera.sampling.last_look_at = waiting.captured_at
         if camera.sampling.is_suspicious(waiting.captured_at):
             waiting = replace(waiting, suspicious=True)

@@ -494,6 +494,36 @@ def test_an_older_frame_behind_an_admitted_one_is_stale() -> None:
     assert [f.admitted for f in stage.frames if f.seq == 0] == [False]
 
 
+def test_a_camera_whose_clock_was_set_back_is_looked_at_by_its_new_clock() -> None:
+    async def feed(stage: Stage) -> None:
+        for seq in range(20):
+            await stage.clock.until(float(seq))
+            ahead = 120.0 if 5 <= seq < 10 else 0.0
+            stage.deliver("a", seq, at=stage.clock.now() + ahead)
+        stage.end()
+
+    stage = watched(feed, sampling=FIXED)
+    looked = [seq for seq, fate in sorted(stage.fates().items()) if fate == DONE]
+    # Every 5 s, at once where the clock leaps ahead, and at once when it is right again.
+    assert looked == [0, 5, 10, 15]
+    assert {fate for fate, _ in stage.fates().values()} == {Fate.ANSWERED, Fate.SAMPLED_OUT}
+
+
+def test_after_a_clock_was_set_back_the_next_alarm_is_not_held_for_a_repeat() -> None:
+    async def feed(stage: Stage) -> None:
+        for seq in range(4):
+            await stage.clock.until(5.0 * seq)
+            stage.deliver("a", seq, at=stage.clock.now() + (250.0 if seq == 0 else 0.0))
+        stage.end()
+
+    stage = watched(feed, lambda _: Say(YES), sampling=FIXED, alarm={"repeat": 300})
+    assert [(a.alarm.seqs, a.emitted) for a in stage.alarms][:3] == [
+        ((0,), True),
+        ((1,), True),
+        ((2,), False),
+    ]
+
+
 def test_where_every_frame_counts_late_ones_are_looked_at_too() -> None:
     async def feed(stage: Stage) -> None:
         await stage.clock.until(10.0)
