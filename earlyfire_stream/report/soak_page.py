@@ -137,18 +137,24 @@ def _row(window: Mapping[str, Any]) -> dict[str, Any]:
     words = []
     if window["part"] != "measured":
         words.append("warming up" if window["part"] == "warm-up" else "after the end")
+    rates = [
+        f"{window['offered_per_s']:.1f}",
+        f"{window['served_per_s']:.2f}",
+        f"{window['visual_tokens_per_s']:,.0f}",
+    ]
+    if window["part"] == "end":  # what is settled then has no rate
+        rates = ["", "", ""]
     return {
         "until": "" if window["part"] == "end" else _clock(window["end_s"]),
         "cells": [
             str(window["cameras"]),
-            f"{window['offered_per_s']:.1f}",
-            f"{window['served_per_s']:.2f}",
+            *rates[:2],
             _percent(window["drop_share"]),
             _percent(_part(sum(window["errors"].values()), _requests(window))),
             *(_seconds(seconds["latency"][rank]) for rank in ("p50", "p95", "p99")),
             f"{seconds['latency']['n']:,}",
             _seconds(seconds["decision"]["p50"]),
-            f"{window['visual_tokens_per_s']:,.0f}",
+            rates[2],
             _seconds(seconds["late"]["p99"]),
         ],
         "note": ", ".join([*words, *window["faults"]]),

@@ -102,6 +102,12 @@ class SoakFolder:
         whole = [w.end_s for w in self.windows() if w.part is not Part.END]
         return max(whole, default=0.0)
 
+    def next_leg(self) -> int:
+        """One that neither a line nor a folder has: a leg may be killed between the two."""
+        told = len([kind for kind, _ in self._lines() if kind == "leg"])
+        numbers = itertools.count(told + 1)
+        return next(n for n in numbers if not self.leg_folder(n).exists())
+
     def leg_folder(self, number: int) -> Path:
         return self.path / f"leg-{number}"
 

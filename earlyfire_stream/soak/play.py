@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Result", "play_leg", "result"]
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ async def play_leg(
     Every window is written when it closes, and `told`. Where that cannot be, the leg is stopped and
     RunFolderError raised.
     """
-    legs, windows = soak.legs(), soak.windows()
+    windows = soak.windows()
     played_s = soak.played_s()
-    number = len(legs) + 1
+    number = soak.next_leg()
     scenario = loaded.scenario
     speed = scenario.speed
     gathering = Gathering(
@@ -100,7 +100,7 @@ async def _keep(
         await gathering.ready.wait()
         assert gathering.clock is not None
         gap_s = None if last_ns is None else (gathering.clock.start_ns - last_ns) / 1e9
-        await asyncio.to_thread(soak.add_leg, replace(leg, gap_s=gap_s))
+        await _settled(asyncio.to_thread(soak.add_leg, replace(leg, gap_s=gap_s)))
         every_s = min(LONGEST_LOOK_S, asked.window_s / LOOKS_A_WINDOW)
         left_s = asked.for_s - leg.begin_s
         end_s, gpu_at = asked.window_s, -GPU_EVERY_S
@@ -115,10 +115,20 @@ async def _keep(
                 continue
             window = gathering.close(end_s)
             end_s += asked.window_s
-            await asyncio.to_thread(soak.add_window, window)
             told(window)
+            await _settled(asyncio.to_thread(soak.add_window, window))
     except Exception:
         stop.set()
+        raise
+
+
+async def _settled(writing: Coroutine[Any, Any, None]) -> None:
+    """Write to the end, also when cancelled meanwhile: lines must not overtake each other."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
         raise
 
 

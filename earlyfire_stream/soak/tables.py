@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["summary", "verdict_line", "window_line"]
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
@@ -32,8 +33,7 @@ def window_line(window: Window, for_s: float) -> str:
     parts = [
         "after the end" if ended else f"{clock(window.end_s)} of {clock(for_s)}",
         f"{window.cameras} camera{'' if window.cameras == 1 else 's'}",
-        f"offered {window.a_second(window.offered):.1f}/s",
-        f"served {window.a_second(window.served):.1f}/s",
+        *(_counts(window) if ended else _rates(window)),
         f"drops {share(window.dropped, window.wanted)}",
         f"p50 {seconds(window.latency.percentile(50))}",
         f"p95 {seconds(window.latency.percentile(95))}",
@@ -54,6 +54,15 @@ def window_line(window: Window, for_s: float) -> str:
     return "soak  " + "  ".join(parts)
 
 
+def _rates(window: Window) -> tuple[str, str]:
+    offered, served = window.a_second(window.offered), window.a_second(window.served)
+    return f"offered {offered:.1f}/s", f"served {served:.1f}/s"
+
+
+def _counts(window: Window) -> tuple[str, str]:
+    return f"settled {sum(window.fates.values()):,}", f"served {window.served:,}"
+
+
 def summary(found: Result, width: int) -> RenderableType:
     """Everything that a reader wants at the end, in so many columns."""
     parts: list[RenderableType] = [_windows(found.windows, width), "", _processes(found, width)]
@@ -64,6 +73,12 @@ def summary(found: Result, width: int) -> RenderableType:
     for leg in found.legs[1:]:
         gap = "an unknown time" if leg.gap_s is None else f"{leg.gap_s:,.0f} s"
         parts.append(Text(f"gap of {gap} at {clock(leg.begin_s)}: leg {leg.number} goes on there"))
+    errors = Counter[str]()
+    for window in found.windows:
+        errors.update(window.errors)
+    if errors:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in errors.most_common())
+        parts += ["", Text(f"errors: {told}")]
     if found.knee is not None:
         parts += ["", Text(knee_line(found.knee), "bold")]
     return Group(*parts, "", *(verdict_line(verdict) for verdict in found.verdicts))
@@ -74,8 +89,8 @@ def _windows(windows: Sequence[Window], width: int) -> Table:
     columns: list[tuple[str, Callable[[Window], str]]] = [
         ("until", lambda w: "rest" if w.part is Part.END else clock(w.end_s)),
         ("cams", lambda w: str(w.cameras)),
-        ("offered/s", lambda w: f"{w.a_second(w.offered):.1f}"),
-        ("served/s", lambda w: f"{w.a_second(w.served):.2f}"),
+        ("offered/s", lambda w: _rate(w, w.offered, 1)),
+        ("served/s", lambda w: _rate(w, w.served, 2)),
         ("drops", lambda w: share(w.dropped, w.wanted)),
         ("p50", lambda w: seconds(w.latency.percentile(50))),
         ("p95", lambda w: seconds(w.latency.percentile(95))),
@@ -83,7 +98,7 @@ def _windows(windows: Sequence[Window], width: int) -> Table:
     if width >= WIDE:
         columns += [
             ("errors", lambda w: share(w.failed, w.requests)),
-            ("tokens/s", lambda w: f"{w.a_second(w.visual_tokens):,.0f}"),
+            ("tokens/s", lambda w: _rate(w, w.visual_tokens, 0)),
         ]
     columns.append(("", _mark))
     for title, _ in columns:
@@ -103,6 +118,11 @@ def _windows(windows: Sequence[Window], width: int) -> Table:
         told.append("f: a scripted fault")
     table.caption = "; ".join(told) or None
     return table
+
+
+def _rate(window: Window, count: float, digits: int) -> str:
+    """A second; what is settled after the end has none."""
+    return "" if window.part is Part.END else f"{window.a_second(count):,.{digits}f}"
 
 
 def _mark(window: Window) -> str:
