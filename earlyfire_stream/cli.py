@@ -56,6 +56,7 @@ from earlyfire_stream.soak import command as soaking
 from earlyfire_stream.soak.asked import parse_bytes
 from earlyfire_stream.soak.folder import SoakFolder
 from earlyfire_stream.soak.judging import State
+from earlyfire_stream.soak.play import Result as SoakResult
 from earlyfire_stream.soak.play import play_leg
 from earlyfire_stream.soak.tables import summary as soak_summary
 from earlyfire_stream.soak.tables import window_line
@@ -800,7 +801,10 @@ def soak_command(
     score_up_to: Annotated[
         int, typer.Option(min=0, help="Frames beyond which the full score is left out.")
     ] = 1_000_000,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the soak of this folder.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the soak of this folder; one that is over is judged again."),
+    ] = None,
     engine: EngineOpt = None,
     model: ModelOpt = None,
     profile: ProfileOpt = None,
@@ -865,6 +869,9 @@ def soak_command(
         raise UsageError("name a scenario and say how long: earlyfire soak demo --for 30m")
     plan = soaking.plan(given, lambda g: _loaded(g["scenario"], g["settings"], **g["overrides"]))
     played_s = 0.0 if soak is None else soak.played_s()
+    if soak is not None and plan.asked.is_over(played_s):
+        _soaked(soak, soaking.finished(soak, plan), None, as_json)  # only judged again
+        return
     loaded = plan.leg(played_s)
     file = given["password_file"]
     options = run.Options(broker=_broker(given["broker"], None if file is None else Path(file)))
@@ -881,6 +888,13 @@ def soak_command(
         ):
             outcome = _soak(soak, plan, loaded, options, measured, shown)
             found = soaking.finished(soak, plan)
+    _soaked(soak, found, outcome, as_json)
+
+
+def _soaked(
+    soak: SoakFolder, found: SoakResult, outcome: run.Outcome | None, as_json: bool
+) -> None:
+    """Print what a soak came to, and exit by it."""
     if as_json:
         typer.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
     else:
@@ -890,9 +904,9 @@ def soak_command(
         for name, what in SOAK_LEFT_BEHIND.items():
             if (soak.path / name).exists():
                 typer.echo(f"  {name:<14} {what}")
-    for warning in outcome.warnings:
+    for warning in () if outcome is None else outcome.warnings:
         _say(warning, logging.WARNING)
-    if outcome.interrupted:
+    if outcome is not None and outcome.interrupted:
         _say(f"interrupted; go on with: earlyfire soak --resume {soak.path}")
         raise typer.Exit(INTERRUPTED)
     if found.state is State.BREACHED:

@@ -195,6 +195,14 @@ def test_a_soak_whose_harness_was_killed_goes_on_where_its_windows_end(
         nursery.run("score", folder / leg, cwd=tmp_path)
         proof(folder / leg)
 
+    for name in ("soak.json", "soak.html"):
+        (folder / name).unlink()
+    code, again = nursery.run("soak", "--resume", folder, cwd=tmp_path)
+    assert code == 0, "one that is over is judged again"
+    assert (folder / "soak.html").exists()
+    assert [w for w in lines(folder, "window") if w["part"] != "end"] == windows
+    assert again.out.splitlines()[-8:] == resumed.out.splitlines()[-8:]
+
 
 @pytest.mark.parametrize(
     ("more", "options", "words"),

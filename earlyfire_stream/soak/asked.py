@@ -81,6 +81,10 @@ class Asked:
     score_up_to: int = 1_000_000
     """Frames of a leg beyond which its full score is left out."""
 
+    def is_over(self, played_s: float) -> bool:
+        """Nothing is left that would be a window: less than half of one is none."""
+        return self.for_s - played_s < self.window_s / 2
+
 
 def parse_ramp(text: str) -> Ramp:
     found = _RAMP.fullmatch(text.strip())

@@ -184,7 +184,7 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        return self.played_s >= self.asked.for_s - self.asked.window_s
+        return self.asked.is_over(self.played_s)
 
     def to_json(self) -> dict[str, Any]:
         asked = self.asked
