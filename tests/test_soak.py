@@ -670,8 +670,8 @@ def test_the_words_of_a_window_and_a_verdict() -> None:
     )
     line = verdict_line(verdict_of("rss_slope engine", growing(5_000_000)))
     assert line.plain == (
-        "✗ rss_slope engine +360.0 MB/h (+360.0 MB/h to +360.0 MB/h), limit +103.0 MB/h, n 11: so "
-        "memory is full in 19:17:30 h"
+        "✗ rss_slope engine +360.0 MB/h (+360.0 MB/h to +360.0 MB/h), limit +103.0 MB/h, n 11: at "
+        "that slope memory is full in 19:17:30 h"
     )
 
 

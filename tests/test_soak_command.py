@@ -108,7 +108,7 @@ def test_an_engine_that_leaks_is_caught(soaked: Soaked) -> None:
     # a megabyte of ten requests a second is 36 GB an hour; a slow machine asks less often
     assert 3e9 < leak["value"] < 60e9
     assert leak["exhausted_s"] is not None
-    assert "so memory is full in" in command.out
+    assert "at that slope memory is full in" in command.out
 
 
 def test_an_engine_that_gets_slower_is_caught(soaked: Soaked) -> None:

@@ -85,5 +85,18 @@ async def test_the_page_says_what_was_breached_the_knee_and_the_gap(tmp_path: Pa
     assert STRANGE in words
 
 
+def test_what_is_undecided_is_not_said_to_hold(tmp_path: Path) -> None:
+    asked = Asked(200.0, 50.0, SLO(), 8_000_000_000)
+    few = tuple(window(n) for n in range(1, 5))
+    found = Result(
+        *("calm", "simulated", asked, few, (Leg(1, 0.0),), judge(few, asked), None, 200.0),
+        tmp_path,
+    )
+    told = orjson.loads(orjson.dumps(found.to_json()))
+    html = soak_page.render(told, [verdict_cells(verdict) for verdict in found.verdicts], "")
+    assert "Nothing breached, 2 undecided" in html
+    assert "Every limit held" not in html
+
+
 def test_the_page_is_small(tmp_path: Path) -> None:
     assert page(tmp_path).stat().st_size < 120_000

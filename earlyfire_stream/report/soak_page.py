@@ -41,6 +41,9 @@ def render(told: Mapping[str, Any], verdicts: Sequence[Mapping[str, str]], knee:
     windows = told["windows"]
     processes = _processes(windows)
     tone, _, headline = STATES[told["state"]]
+    undecided = sum(cells["state"] == "undecided" for cells in verdicts)
+    if told["state"] == "held" and undecided:
+        headline = f"Nothing breached, {undecided} undecided"
     if not told["complete"]:
         headline += ", of what was played"
     return filled(

@@ -23,7 +23,7 @@ def verdict_cells(verdict: Verdict) -> dict[str, str]:
     """`what`, `state`, `value`, `interval`, `limit`, `n` and `why`; empty where there is none."""
     why = [verdict.why] if verdict.why else []
     if verdict.exhausted_s is not None and verdict.state is not State.HELD:
-        why.append(f"so memory is full in {_long(verdict.exhausted_s)}")
+        why.append(f"at that slope memory is full in {_long(verdict.exhausted_s)}")
     value = interval = ""
     if verdict.value is not None:
         value = _in_unit(verdict.value, verdict.unit)
