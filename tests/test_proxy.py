@@ -272,8 +272,8 @@ async def test_slow_holds_for_open_connections_and_fast_ends_it_at_once(target: 
         writer.write(b"GET /")
         far_reader, far_writer = await target.next()
         await within(far_reader.readexactly(5))
-        proxy.slow(1)
-        writer.write(b"x" * 1000)  # at this rate it would take a quarter of an hour
+        proxy.slow(0.01)
+        writer.write(b"x" * 1000)  # at this rate it would take a day, and each byte 100 s
         far_writer.write(b"y" * 1000)
         await within(far_reader.readexactly(1))
         await within(reader.readexactly(1))
