@@ -2,10 +2,10 @@
 
 Each frame sent to a dead engine meets its fate as an error, and the next one with it. `Breaker`
 opens after `TROUBLE` failures in a row: from then on frames wait, each giving way to a fresher one
-of its camera, and one request at a time asks whether somebody answers again, after 0.5 s, 1 s, 2 s
-... at most `LONGEST_REST_S` apart. The first answer closes it. So an engine that comes back gets
-the freshest frames there are, within that time of its return. (The pattern is M. Nygard's circuit
-breaker, Release It!, 2007.) Instants are wall seconds.
+of its camera, and one request at a time asks whether somebody answers again, after 0.5 s, 1 s, and
+then every 2 s. The first answer closes it. So an engine that comes back gets the freshest frames
+there are, within that time of its return. (The pattern is M. Nygard's circuit breaker, Release It!,
+2007.) Instants are wall seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 TROUBLE = 5
 """Failures without an answer between them: fewer happen to a live engine that is restarted."""
 FIRST_REST_S = 0.5
-LONGEST_REST_S = 8.0
+LONGEST_REST_S = 2.0
 """What the rest may add to the time until an alarm, once the engine is back."""
 
 

@@ -6,7 +6,7 @@ each fault whether the ledger is exact (every scheduled frame has one fate), how
 harmed, how long recovery took, and what the fires cost. Two rows are made otherwise:
 the consumer's process really killed with signal 9 and resumed, the cameras being another process;
 and host-worker-killed is the real inference worker with the real model classes on a small random
-model, at one frame in five seconds and for a minute: its verdicts mean nothing.
+model, which looks at each camera every three seconds, for a minute: its verdicts mean nothing.
 
 Several runs go on at a time (`--at-once`): recovery on a busy machine takes longer. Nothing is
 asserted but that every ledger is exact: then it ends with 1.
@@ -86,6 +86,8 @@ def scenario(kind: str | None, folder: Path, seconds: int = LENGTH, **engine: An
             fault["end"] = f"{END}s"
         if kind == "camera-flap":
             fault["period"] = "2s"
+        if kind == "broker-slow":
+            fault["rate"] = 4000  # the pictures are small
         told["faults"] = [fault]
     path = folder / f"{kind or 'none'}.yaml"
     path.write_text(json.dumps(told))  # JSON is YAML
@@ -146,7 +148,10 @@ def worker_killed(nursery: Nursery, folder: Path) -> Row:
     from tests.tiny_qwen import save_tiny
 
     model, out = save_tiny(folder / "tiny-qwen"), folder / "runs-worker"
-    file = scenario(WORKER, folder, 60, name="hf", profile=None, model=str(model), timeout="5s")
+    engine = {"name": "hf", "profile": None, "model": str(model), "timeout": "5s"}
+    file = scenario(WORKER, folder, 60, **engine, deadline="30s")
+    told = json.loads(file.read_text()) | {"sampling": {"policy": "fixed", "idle": "3s"}}
+    file.write_text(json.dumps(told))
     nursery.run("run", file, "--broker", "mosquitto", "--out", out, cwd=folder)
     return row(WORKER, run_folder(out))
 
