@@ -462,6 +462,20 @@ def test_a_second_ctrl_c_ends_at_once(nursery: Nursery, tmp_path: Path) -> None:
     assert not log.complete
 
 
+def test_a_terminal_s_ctrl_c_reaches_us_and_not_the_private_broker(
+    nursery: Nursery, tmp_path: Path, mosquitto: str
+) -> None:
+    pictures(tmp_path / "pictures", 600)
+    scenario(tmp_path, camera("north"))
+    command = nursery.start("run", "tiny.yaml", "--broker", "mosquitto", cwd=tmp_path)
+    wait_for(lambda: "1 cameras, " in command.out)
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.wait() == 130
+    assert "ended by itself" not in command.err
+    proof(run_folder(tmp_path / "runs"))
+    wait_for(lambda: not command.family())
+
+
 def test_any_number_of_ctrl_cs_leaves_no_process(
     nursery: Nursery, tmp_path: Path, mosquitto: str
 ) -> None:

@@ -108,6 +108,7 @@ class EmbeddedBroker:
                 stdout=output,
                 stderr=output,
                 cwd=self._folder,
+                process_group=0,  # a terminal's Ctrl-C is ours: the broker goes last
             )
         try:
             await self._answering(self._process)
