@@ -28,10 +28,18 @@ def commands() -> list[list[str]]:
 
 
 def test_the_scenario_in_the_readme_is_complete() -> None:
-    (text,) = blocks("yaml")
+    text, *_ = blocks("yaml")
     scenario = loads(text, "README.md").scenario
     assert len(expand(scenario)) == 21
     assert scenario.duration == 300
+
+
+def test_the_other_parts_of_scenarios_fit_into_it() -> None:
+    text, *parts = blocks("yaml")
+    assert len(parts) == 2
+    scenario = loads("\n".join([text, *parts]), "README.md").scenario
+    assert len(scenario.faults) == 3
+    assert scenario.slo.p95_latency == 5
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
