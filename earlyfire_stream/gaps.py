@@ -75,18 +75,26 @@ class Unsent:
     """
 
     def __init__(self) -> None:
-        self._frames: set[tuple[str, int]] = set()
+        self._spans: dict[str, list[tuple[int, int]]] = {}
+        """Camera -> spans (first, last), ascending: hours of silence take no more than a moment."""
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return sum(last - first + 1 for spans in self._spans.values() for first, last in spans)
 
     def withheld(self, camera: str, seq: int) -> None:
-        """The camera did not send it."""
-        self._frames.add((camera, seq))
+        """The camera did not send it. Told in order of seq, each once."""
+        spans = self._spans.setdefault(camera, [])
+        if spans and spans[-1][1] == seq - 1:
+            spans[-1] = (spans[-1][0], seq)
+        else:
+            spans.append((seq, seq))
 
     def explains(self, camera: str, seq: int, fate: Fate) -> bool:
         """Is this fate only the gap that an unsent frame left? Asked once a frame."""
-        if (camera, seq) not in self._frames:
-            return False
-        self._frames.discard((camera, seq))
-        return fate is Fate.LOST
+        spans = self._spans.get(camera, [])
+        for place, (first, last) in enumerate(spans):
+            if first <= seq <= last:
+                rest = [(first, seq - 1), (seq + 1, last)]
+                spans[place : place + 1] = [span for span in rest if span[0] <= span[1]]
+                return fate is Fate.LOST
+        return False

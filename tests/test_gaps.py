@@ -130,3 +130,26 @@ def test_an_unsent_frame_that_came_all_the_same_has_its_own_fate() -> None:
     unsent.withheld("north", 3)
     assert not unsent.explains("north", 3, Fate.ANSWERED)
     assert len(unsent) == 0
+
+
+def test_hours_of_silence_take_no_more_room_than_a_moment() -> None:
+    unsent = Unsent()
+    for seq in range(10_000):
+        unsent.withheld("north", seq)
+    assert len(unsent) == 10_000
+    assert unsent._spans == {"north": [(0, 9_999)]}
+    assert unsent.explains("north", 5_000, Fate.LOST)
+    assert unsent._spans == {"north": [(0, 4_999), (5_001, 9_999)]}
+
+
+@given(st.sets(st.integers(0, 30)), st.lists(st.integers(0, 30), max_size=40))
+def test_each_unsent_frame_is_explained_once_in_whatever_order(
+    withheld: set[int], asked: list[int]
+) -> None:
+    unsent = Unsent()
+    for seq in sorted(withheld):
+        unsent.withheld("north", seq)
+    for seq in asked:
+        assert unsent.explains("north", seq, Fate.LOST) == (seq in withheld)
+        withheld.discard(seq)
+        assert len(unsent) == len(withheld)
