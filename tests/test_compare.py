@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from earlyfire_stream.errors import UsageError
-from earlyfire_stream.records import CameraPlan, FirePlan, RunLog
+from earlyfire_stream.records import CameraPlan, FaultPlan, FirePlan, RunLog
 from earlyfire_stream.report.comparison import comparison, comparison_plain, worse_line
 from earlyfire_stream.scoring.compare import (
     Against,
@@ -563,6 +563,13 @@ def test_another_prompt_and_engine_are_allowed_but_stated() -> None:
         ("engine.name", "simulated", "ollama"),
         ("engine.model", "spec-gpu", "unset"),
         ("engine.prompt.name", "unset", "mine"),
+    )
+
+
+def test_the_same_run_with_and_without_a_fault_is_compared_and_the_fault_stated() -> None:
+    broken = replace(PLAIN, faults=(FaultPlan("gone", "broker-gone", 60.0, 75.5),))
+    assert against(PLAIN, broken).stated == (
+        ("faults.gone", "unset", "broker-gone from 60 s to 75.5 s"),
     )
 
 

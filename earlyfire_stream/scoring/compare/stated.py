@@ -37,6 +37,9 @@ def _settings(log: RunLog) -> dict[str, str]:
     whole = {**(settings if isinstance(settings, dict) else {})}
     for part, value in told.items():
         whole[f"used {part}" if part in whole else part] = value
+    whole["faults"] = {
+        legible(f.id): f"{f.kind} from {f.start:g} s to {f.end:g} s" for f in log.faults
+    }
     versions = log.run.get("versions")
     if isinstance(versions, dict):
         whole["versions"] = {"earlyfire-stream": versions.get("earlyfire-stream")}
