@@ -16,7 +16,7 @@ import pytest
 from earlyfire_stream.errors import TransportError
 from earlyfire_stream.transport import broker as broker_module
 from earlyfire_stream.transport.address import mqtt_version
-from earlyfire_stream.transport.broker import BrokerKind, embedded_broker
+from earlyfire_stream.transport.broker import BrokerKind, EmbeddedBroker, embedded_broker
 from tests.playing import Nursery, camera, pictures, run_folders, scenario, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -61,25 +61,38 @@ async def test_it_leaves_no_process_and_no_folder(kind: BrokerKind, temp_folder:
         pid = broker.pid
         assert pid is not None
         assert psutil.pid_exists(pid)
-        assert len(contents(temp_folder)) == 1
+        assert contents(temp_folder) == []  # it has read what it was given
     assert broker.pid is None
     assert not psutil.pid_exists(pid)
     assert contents(temp_folder) == []
 
 
-async def test_its_password_is_neither_on_a_command_line_nor_readable_for_others(
-    kind: BrokerKind, temp_folder: Path
-) -> None:
+async def test_its_password_is_not_on_a_command_line(kind: BrokerKind) -> None:
     async with embedded_broker(kind) as broker:
         assert broker.pid is not None
         assert broker.address.login is not None
         password = broker.address.login.password
         assert password not in " ".join(psutil.Process(broker.pid).cmdline())
+
+
+async def test_what_it_is_given_to_read_only_we_can_read_and_only_while_it_starts(
+    kind: BrokerKind, temp_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    async def look(self: EmbeddedBroker, process: asyncio.subprocess.Process) -> None:
         (folder,) = contents(temp_folder)
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        for file in contents(folder):
-            if password in file.read_text(errors="replace"):
-                assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        seen.append(stat.S_IMODE(folder.stat().st_mode))
+        seen.extend(stat.S_IMODE(file.stat().st_mode) for file in contents(folder))
+        await answering(self, process)
+
+    answering = EmbeddedBroker._answering
+    monkeypatch.setattr(EmbeddedBroker, "_answering", look)
+    async with embedded_broker(kind) as broker:
+        assert seen == [0o700] + [0o600] * (2 if kind == "mosquitto" else 1)
+        assert contents(temp_folder) == []
+        await broker.restart()
+        assert contents(temp_folder) == []
 
 
 async def test_it_listens_on_loopback_only(kind: BrokerKind) -> None:
@@ -160,6 +173,7 @@ async def test_it_dies_with_a_parent_that_is_killed(kind: BrokerKind, tmp_path: 
     _, alive = await asyncio.to_thread(psutil.wait_procs, [child], 10)
     # in a container nobody may reap it: a zombie is dead as well
     assert all(p.status() == psutil.STATUS_ZOMBIE for p in alive)
+    assert contents(tmp_path) == [script]
 
 
 async def test_a_broker_that_cannot_start_is_reported_with_its_last_words(

@@ -5,7 +5,8 @@
 
 Mosquitto where it is installed, else amqtt. Both are children: in our own process a broker would
 steal the very loop whose lateness is measured. The credentials stand in files that only we can
-read, never on a command line; the folder goes when the broker goes.
+read, never on a command line, and only until the broker has read them: however we end, nothing of
+it is left on the disk.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from earlyfire_stream.errors import TransportError
 from earlyfire_stream.transport.address import BrokerAddress, Login, mqtt_version
@@ -46,7 +47,7 @@ listener {port} 127.0.0.1
 allow_anonymous false
 password_file {folder}/passwords
 persistence false
-log_dest file {folder}/log
+log_dest stdout
 log_type error
 log_type warning
 log_type notice
@@ -71,7 +72,10 @@ def find_mosquitto() -> str | None:
 class EmbeddedBroker:
     """A child broker that can be stopped and started again on its port; see `embedded_broker`."""
 
-    def __init__(self, kind: Literal["mosquitto", "amqtt"], program: str | None, folder: Path):
+    def __init__(
+        self, kind: Literal["mosquitto", "amqtt"], program: str | None, words: BinaryIO
+    ) -> None:
+        """What it writes goes to `words`, a file without a name."""
         self.kind = kind
         self.address = BrokerAddress(
             "127.0.0.1",
@@ -80,7 +84,7 @@ class EmbeddedBroker:
             level=5 if kind == "mosquitto" else 4,
         )
         self._program = program
-        self._folder = folder
+        self._words = words
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -93,11 +97,11 @@ class EmbeddedBroker:
     async def start(self) -> None:
         """Returns once it answers with our credentials; TransportError with its last words."""
         assert self.pid is None
-        self._write_files()
-        arguments = [str(os.getpid()), str(self._folder / "config")]
-        if self._program is not None:
-            arguments.insert(1, self._program)
-        with (self._folder / "output").open("wb") as output:
+        with tempfile.TemporaryDirectory(prefix="earlyfire-broker-") as folder:
+            config = self._write_files(Path(folder))
+            arguments = [str(os.getpid()), str(config)]
+            if self._program is not None:
+                arguments.insert(1, self._program)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # the module's own folder must not shadow other modules
@@ -105,16 +109,16 @@ class EmbeddedBroker:
                 self.kind,
                 *arguments,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=self._folder,
+                stdout=self._words,
+                stderr=self._words,
+                cwd="/",
                 process_group=0,  # a terminal's Ctrl-C is ours: the broker goes last
             )
-        try:
-            await self._answering(self._process)
-        except BaseException:
-            await self.stop()
-            raise
+            try:
+                await self._answering(self._process)
+            except BaseException:
+                await self.stop()
+                raise
         self._watch = asyncio.create_task(self._report_death(self._process), name="broker watch")
 
     async def stop(self) -> None:
@@ -148,11 +152,9 @@ class EmbeddedBroker:
 
     def last_words(self) -> str:
         """The last lines that the broker wrote; never a password."""
-        lines: list[str] = []
-        for name in ("output", "log"):
-            with suppress(OSError):
-                text = (self._folder / name).read_text(encoding="utf-8", errors="replace")
-                lines += text.splitlines()[-5:]
+        end = os.fstat(self._words.fileno()).st_size
+        tail = os.pread(self._words.fileno(), 4096, max(0, end - 4096))
+        lines = tail.decode("utf-8", "replace").splitlines()[-10:]
         return " | ".join(line for line in lines if line.strip())[-1000:]
 
     async def _answering(self, process: asyncio.subprocess.Process) -> None:
@@ -177,37 +179,37 @@ class EmbeddedBroker:
         code = await process.wait()
         log.error("the %s broker ended by itself (%s): %s", self.kind, code, self.last_words())
 
-    def _write_files(self) -> None:
+    def _write_files(self, folder: Path) -> Path:
+        """What it reads when it starts; the place of its configuration."""
         login = self.address.login
         assert login is not None
         if self.kind == "amqtt":
             settings = {"port": self.address.port, "user": login.user, "password": login.password}
-            _write_secret(self._folder / "config", json.dumps(settings))
-            return
-        _write_secret(self._folder / "passwords", f"{login.user}:{_hashed(login.password)}\n")
+            return _write_secret(folder / "config", json.dumps(settings))
+        _write_secret(folder / "passwords", f"{login.user}:{_hashed(login.password)}\n")
         config = _MOSQUITTO.format(
             port=self.address.port,
-            folder=self._folder,
+            folder=folder,
             message_bytes=DEFAULT_LIMITS.frame_bytes + 1_000_000,
         )
         if os.geteuid() == 0:
             # Otherwise it changes to the user mosquitto, who may not read our folder, and the
             # kernel forgets the promise to end it with us when a process changes its user.
             config += "user root\n"
-        _write_secret(self._folder / "config", config)
+        return _write_secret(folder / "config", config)
 
 
 @asynccontextmanager
 async def embedded_broker(kind: BrokerKind = "auto") -> AsyncIterator[EmbeddedBroker]:
-    """A running broker; child and folder are gone when the block is left, however it is left."""
+    """A running broker; the child is gone when the block is left, however it is left."""
     program = find_mosquitto() if kind != "amqtt" else None
     if kind == "mosquitto" and program is None:
         raise TransportError(
             "no mosquitto found; install it (Debian: apt-get install mosquitto) or use amqtt"
         )
-    with tempfile.TemporaryDirectory(prefix="earlyfire-broker-") as folder:
+    with tempfile.TemporaryFile() as words:
         chosen: Literal["mosquitto", "amqtt"] = "amqtt" if program is None else "mosquitto"
-        broker = EmbeddedBroker(chosen, program, Path(folder))
+        broker = EmbeddedBroker(chosen, program, words)
         await broker.start()
         try:
             yield broker
@@ -222,11 +224,11 @@ def _free_port() -> int:
         return port
 
 
-def _write_secret(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
+def _write_secret(path: Path, text: str) -> Path:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+    return path
 
 
 def _hashed(password: str) -> str:
