@@ -88,6 +88,16 @@ GAUGES_LOG = "engine.jsonl"
 """What the engine's server told of itself during the run, where that was asked for."""
 RUN_FILE = "run.json"
 READ_BYTES = 1 << 20
+NO_RECORD = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    struct.error,
+)
+"""What reading a line raises that holds something in the wrong place; JSONDecodeError is a
+ValueError."""
 HELD_BYTES = 64_000_000
 """What a log keeps in memory while the disk is full: some 100,000 frames."""
 APART_BYTES = 16_000_000
@@ -1264,15 +1274,7 @@ def _read(path: Path, shots: ShotTable, frames: FrameTable, others: _Others) -> 
                         take_shot(data["v"])
                     else:
                         _take_other(kind, data["v"], others)
-        except (
-            LookupError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            ArithmeticError,
-            struct.error,
-        ) as why:
-            # everything that a line can hold in the wrong place; JSONDecodeError is a ValueError
+        except NO_RECORD as why:
             raise RunFolderError(f"{part}, line {number}: no record: {why!s:.200}") from why
         except (OSError, EOFError, zlib.error) as why:
             raise RunFolderError(f"{part}, after line {number}: cannot be read: {why}") from why
@@ -1448,14 +1450,7 @@ class Tail:
                     others = _Others()
                     _take_other(kind, value, others)
                     taken += [*others.alarms, *others.explanations, *others.notes]
-            except (
-                LookupError,
-                TypeError,
-                AttributeError,
-                ValueError,
-                ArithmeticError,
-                struct.error,
-            ):
+            except NO_RECORD:
                 self.broken += 1
         return taken
 

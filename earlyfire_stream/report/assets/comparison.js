@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, plot, line,
-    highest, dressed,
+    highest, kept,
   } = drawing;
   const charts = {};
   const sides = data.sides;
@@ -356,14 +356,5 @@
       charts[figure.dataset.chart](figure);
     }
   }
-  dressed(draw);
-  draw();
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
-    requestAnimationFrame(draw);
-  });
-  addEventListener("beforeprint", draw);
-  matchMedia("print").addEventListener("change", draw);
+  kept(draw);
 })();

@@ -138,8 +138,22 @@ const drawing = (() => {
     });
   }
 
+  // Draws now, and again whenever colours, width or medium change; paper may want more.
+  function kept(draw, print = draw) {
+    dressed(draw);
+    draw();
+    let width = innerWidth;
+    addEventListener("resize", () => {
+      if (innerWidth === width) return;
+      width = innerWidth;
+      requestAnimationFrame(draw);
+    });
+    addEventListener("beforeprint", print);
+    matchMedia("print").addEventListener("change", print);
+  }
+
   return {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, tell,
-    hush, hover, nearest, plot, line, highest, column, dressed,
+    hush, hover, nearest, plot, line, highest, column, dressed, kept,
   };
 })();

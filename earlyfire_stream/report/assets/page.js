@@ -10,7 +10,7 @@
 
   const {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, nearest, plot,
-    line, highest, column, dressed,
+    line, highest, column, kept,
   } = drawing;
   const brief = end - begin < 10;  // clocks would tell the same second twice
   const moment = (v) => brief ? `${short(v)} s` : clock(v);
@@ -475,22 +475,13 @@
     bar.style.width = `${100 * (bar.dataset.to - bar.dataset.from)}%`;
   }
 
-  dressed(draw);
-  buildLanes();
-  draw();
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
-    requestAnimationFrame(draw);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   // Paper has other colours and shows what was never scrolled to.
-  const print = () => {
+  function print() {
     if (lanes.length <= 200) showAll();
     draw();
     for (const entry of lanes) if (!entry.near && (entry.node.classList.contains("open") || lanes.length <= 200)) drawLane(entry);
-  };
-  addEventListener("beforeprint", print);
-  matchMedia("print").addEventListener("change", print);
+  }
+  buildLanes();
+  kept(draw, print);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 })();

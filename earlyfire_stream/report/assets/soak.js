@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { svg, element, short, clock, duration, hush, hover, plot, line, highest, dressed } = drawing;
+  const { svg, element, short, clock, duration, hush, hover, plot, line, highest, kept } = drawing;
   const charts = {};
   const windows = data.windows.filter((w) => w.part !== "end");
   const until = Math.max(...windows.map((w) => w.end), 1);
@@ -139,14 +139,5 @@
       else element("p", "empty", figure, "No window was closed.");
     }
   }
-  dressed(draw);
-  draw();
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
-    requestAnimationFrame(draw);
-  });
-  addEventListener("beforeprint", draw);
-  matchMedia("print").addEventListener("change", draw);
+  kept(draw);
 })();
