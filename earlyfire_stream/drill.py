@@ -158,7 +158,7 @@ class Drill:
             try:
                 await broker.stop()
             finally:
-                await broker.start()
+                await _up_again(broker)
         yield
 
     @asynccontextmanager
@@ -166,16 +166,16 @@ class Drill:
         """A broker of our own is really ended; one of somebody else's cannot be reached."""
         broker = self._reach.broker
         if broker is not None:
-            await broker.stop()
             try:
+                await broker.stop()
                 yield
             finally:
-                await broker.start()
+                await _up_again(broker)
             return
         proxies = self._proxies("both")
-        for proxy in proxies:
-            await proxy.gone()
         try:
+            for proxy in proxies:
+                await proxy.gone()
             yield
         finally:
             for proxy in proxies:
@@ -196,15 +196,15 @@ class Drill:
     @asynccontextmanager
     async def _in_the_way(self, fault: Planned) -> AsyncIterator[None]:
         proxies = self._proxies(fault.settings.side)
-        for proxy in proxies:
-            match fault.plan.kind:
-                case "broker-refuses":
-                    await proxy.refuse()
-                case "broker-slow":
-                    proxy.slow(fault.settings.rate)
-                case _:
-                    proxy.freeze()
         try:
+            for proxy in proxies:
+                match fault.plan.kind:
+                    case "broker-refuses":
+                        await proxy.refuse()
+                    case "broker-slow":
+                        proxy.slow(fault.settings.rate)
+                    case _:
+                        proxy.freeze()
             yield
         finally:
             for proxy in proxies:
@@ -240,16 +240,34 @@ class Drill:
         yield
 
 
+async def _up_again(broker: EmbeddedBroker) -> None:
+    """Start it. A run that ends just then needs it for its last words: cancelled once, we see it
+    started all the same, and then are cancelled."""
+    starting = asyncio.create_task(broker.start(), name="broker again")
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({starting})
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+        if not starting.cancelled() and (why := starting.exception()) is not None:
+            raise why from None
+        raise
+
+
 @asynccontextmanager
 async def _busy(processes: int) -> AsyncIterator[None]:
     """So many processes beside us that do nothing but spin; they end with us, however we end."""
-    spinning = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-S", "-E", "-c", _SPIN, str(os.getpid()), cwd=Path("/")
-        )
-        for _ in range(processes)
-    ]
+    spinning: list[asyncio.subprocess.Process] = []
     try:
+        for _ in range(processes):
+            spinning.append(
+                await asyncio.create_subprocess_exec(
+                    sys.executable, "-S", "-E", "-c", _SPIN, str(os.getpid()), cwd=Path("/")
+                )
+            )
         yield
     finally:
         for process in spinning:

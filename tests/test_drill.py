@@ -13,7 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.drill import Drill, Reach
 from earlyfire_stream.errors import UsageError
+from earlyfire_stream.faults import planned
 from earlyfire_stream.records import RunLog
 from earlyfire_stream.run import Options, Outcome, play
 from earlyfire_stream.scenario.load import Loaded
@@ -209,3 +212,125 @@ async def test_a_run_that_is_stopped_in_mid_fault_ends_and_is_scored(
         (over,) = [note for note in notes(log, "fault") if note["state"] == "over"]
         assert over["detail"] == "with the run", kind
     assert set(me.children()) <= before
+
+
+# --- a run that ends in the middle of a fault's beginning or end ---------------------------------
+
+
+class SlowBroker:
+    """Takes a few turns of the loop to stop, and a few to start."""
+
+    def __init__(self) -> None:
+        self.up = True
+
+    async def stop(self) -> None:
+        self.up = False
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def start(self) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.up = True
+
+
+class SlowProxy:
+    def __init__(self) -> None:
+        self.there = self.accepts = True
+
+    async def gone(self) -> None:
+        self.there = False
+        await asyncio.sleep(0)
+
+    def back(self) -> None:
+        self.there = True
+
+    async def refuse(self) -> None:
+        self.accepts = False
+        await asyncio.sleep(0)
+
+    def accept(self) -> None:
+        self.accepts = True
+
+
+async def left_after(turns: int, scenario: Loaded, reach: Any) -> list[str]:
+    """The fault is due at once, the run ends after so many turns of the loop; what was told."""
+    told: list[str] = []
+    clock = Clock()
+    clock.begin(clock.wall_ns() - 10_000_000_000)
+    drill = Drill(
+        planned(scenario.scenario), reach, clock, lambda *_, **note: told.append(note["state"])
+    )
+    async with drill.going_on():
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    return told
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "broker-restart", "start": "1s"},
+        {"kind": "broker-gone", "start": "1s", "end": "2s"},
+    ],
+)
+async def test_whenever_a_run_ends_its_own_broker_is_there_for_the_last_words(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    scenario = troubled(tmp_path, fault, frames=2)
+    for turns in range(1, 25):
+        broker: Any = SlowBroker()
+        told = await left_after(turns, scenario, Reach(broker))
+        assert broker.up, turns
+        assert told == ["begun", "over"], turns
+
+
+@pytest.mark.parametrize("kind", ["broker-gone", "broker-refuses"])
+async def test_whenever_a_run_ends_the_way_to_the_broker_is_open(tmp_path: Path, kind: str) -> None:
+    scenario = troubled(tmp_path, {"kind": kind, "start": "1s", "end": "2s"}, frames=2)
+    for turns in range(1, 12):
+        near: Any = SlowProxy()
+        far: Any = SlowProxy()
+        await left_after(turns, scenario, Reach(None, near, far))
+        assert (near.there, near.accepts, far.there, far.accepts) == (True,) * 4, turns
+
+
+async def test_processes_are_ended_though_the_run_ends_while_they_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spinning:
+        killed = False
+
+        def kill(self) -> None:
+            self.killed = True
+
+        async def wait(self) -> int:
+            return -9
+
+    started: list[Spinning] = []
+
+    async def start(*_: object, **__: object) -> Spinning:
+        if started:
+            await asyncio.Event().wait()
+        started.append(Spinning())
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    fault = {"kind": "host-cpu", "start": "1s", "end": "2s", "processes": 2}
+    scenario = troubled(tmp_path, fault, frames=2)
+    await left_after(5, scenario, Reach())
+    assert [one.killed for one in started] == [True]
+
+
+async def test_a_broker_whose_stop_is_cancelled_is_gone_and_says_that_it_was_cancelled(
+    mosquitto: str,
+) -> None:
+    async with embedded_broker("mosquitto") as broker:
+        assert broker.pid is not None
+        child = psutil.Process(broker.pid)
+        stopping = asyncio.create_task(broker.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait({stopping})
+        assert stopping.cancelled()
+        assert not child.is_running()

@@ -127,11 +127,11 @@ class EmbeddedBroker:
         self._process = self._watch = None
         if watch is not None:
             watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
         if process is None:
             return
         try:
+            if watch is not None:
+                await asyncio.wait({watch})
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.terminate()
