@@ -11,14 +11,21 @@ from __future__ import annotations
 __all__ = ["Lookout"]
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from earlyfire_stream.consumer import Consumer
+from earlyfire_stream.errors import TransportError
 from earlyfire_stream.records import Snapshot
 from earlyfire_stream.transport.base import Inlet
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""Wall seconds after an inlet that could not connect; it has tried for some seconds itself."""
 
 OpenInlet = Callable[[], AbstractAsyncContextManager[Inlet]]
 Make = Callable[[Inlet], Consumer]
@@ -79,6 +86,8 @@ class Lookout:
 
     async def watch(self) -> None:
         """Work until the stream has ended or `stop` is called, through any number of deaths."""
+        if not self._again.is_set():
+            await self._succeed()
         while True:
             self._working = asyncio.create_task(self.consumer.watch(), name="consumer")
             try:
@@ -95,12 +104,13 @@ class Lookout:
 
     @asynccontextmanager
     async def down(self) -> AsyncIterator[None]:
-        """Dead while the block lasts. Not for two at a time."""
-        self._again.clear()
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.wait({self._working})
+        """Dead while the block lasts, unless it is stopping already. Not for two at a time."""
         try:
+            if not self._stopped:
+                self._again.clear()
+                if self._working is not None:
+                    self._working.cancel()
+                    await asyncio.wait({self._working})
             yield
         finally:
             self._again.set()
@@ -109,9 +119,28 @@ class Lookout:
         fallen = self.consumer
         self._fallen.append(fallen.snapshot())
         await self._stack.aclose()
-        await self._again.wait()
-        self.inlet = await self._stack.enter_async_context(self._open_inlet())
+        await self._connect_again()
         self.consumer = self._make(self.inlet)
         self.consumer.take_over(fallen)
         if self._stopped:
             self.consumer.stop()
+
+    async def _connect_again(self) -> None:
+        """Until the broker lets us in while nobody wants us dead.
+
+        Stopped before that, we are left with the closed inlet: nothing comes of it any more.
+        """
+        while True:
+            await self._again.wait()
+            try:
+                inlet = await self._stack.enter_async_context(self._open_inlet())
+            except TransportError as why:
+                if self._stopped:
+                    return
+                log.warning("the consumer that is to follow cannot connect: %s", why)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self._again.is_set():
+                self.inlet = inlet
+                return
+            await self._stack.aclose()  # killed again while it connected
