@@ -480,8 +480,10 @@ class Log:
             if self._failure is not None:
                 # Half a line may stand there; one more behind it would make it unreadable.
                 raise self._failure
-            lines, self._lines = self._lines, []
-            self._held += b"".join(lines)
+            # The same list for ever: another thread may hold it while it makes the next line.
+            told = len(self._lines)
+            self._held += b"".join(self._lines[:told])
+            del self._lines[:told]
             if not self._held:
                 return
             if self._behind is not None:
@@ -515,11 +517,18 @@ class Log:
 
     def _rotate(self) -> None:
         assert self._file is not None
-        self._file.close()
-        self._parts += 1
-        part = self.path.with_name(f"{self.path.stem}-{self._parts:04}.jsonl")
+        part = self.path.with_name(f"{self.path.stem}-{self._parts + 1:04}.jsonl")
         self.path.rename(part)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            fresh = self.path.open("ab", buffering=0)
+        except OSError as why:
+            part.rename(self.path)
+            if why.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return  # no room for a name: it grows on, and is set aside after the next write
+        self._file.close()
+        self._file = fresh
+        self._parts += 1
         packed = part.with_suffix(".jsonl.gz.tmp")
         try:
             with part.open("rb") as plain, gzip.open(packed, "wb", compresslevel=3) as gz:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import os
 import subprocess
@@ -551,6 +552,52 @@ def test_what_came_while_the_disk_was_full_is_written_once_there_is_room(tmp_pat
     log = load(folder)
     assert [shot.seq for shot in log.shots] == list(range(30))
     assert log.torn_lines == 0
+
+
+def test_a_line_that_is_being_made_while_another_thread_writes_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = orjson.dumps
+
+    async def main() -> None:
+        async with Log(tmp_path / "cameras.jsonl") as log:
+
+            def interrupted(item: Any) -> bytes:
+                log._flush()
+                return plain(item)
+
+            log.write(Shot("c", 0, 0.0, 1))
+            with monkeypatch.context() as patch:
+                patch.setattr(orjson, "dumps", interrupted)
+                log.write(Shot("c", 1, 1.0, 2))
+
+    virtual_run(main())
+    lines = (tmp_path / "cameras.jsonl").read_bytes().splitlines()
+    assert [orjson.loads(line)["v"]["seq"] for line in lines] == [0, 1]
+
+
+def test_a_log_that_finds_no_room_for_a_new_file_goes_on_in_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cameras.jsonl"
+
+    def no_room(self: Path, *how: Any, **more: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        async with Log(path, rotate_bytes=1) as log:
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "open", no_room)
+                log.write(Shot("c", 0, 0.0, 1))
+                await asyncio.sleep(2)
+                assert os.listdir(tmp_path) == ["cameras.jsonl"]
+            log.write(Shot("c", 1, 1.0, 2))
+            await asyncio.sleep(2)
+
+    virtual_run(main())
+    assert path.read_bytes() == b""
+    with gzip.open(tmp_path / "cameras-0001.jsonl.gz") as part:
+        assert [orjson.loads(line)["v"]["seq"] for line in part] == [0, 1]
 
 
 def test_no_fate_is_written_while_the_schedule_waits_for_room(tmp_path: Path) -> None:
