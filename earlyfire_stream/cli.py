@@ -882,6 +882,7 @@ def soak_command(
             settled = plan.loaded.scenario
             soak = SoakFolder.new(out, settled.name, settled.engine.name, given)
         with (
+            soak.held(),
             soaking.emptied(soak) if resume is None else contextlib.nullcontext(),
             serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
             _measured(metrics, linger if metrics or not live else None, camera_series) as measured,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.soak.folder import SoakFolder
 from tests.playing import PATIENCE_S, Command, Nursery, proof, run_folder, wait_for
 
 
@@ -267,3 +269,35 @@ def test_too_many_frames_leave_the_score_out_and_say_so(nursery: Nursery, tmp_pa
     leg = run_folder(tmp_path / "runs") / "leg-1"
     assert "20 frames are not scored here: earlyfire score runs/" in command.err
     assert not (leg / "score.json").exists()
+
+
+def test_a_soak_that_is_running_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+    soak = SoakFolder.new(tmp_path, "calm", "simulated", {})
+    with soak.held(), pytest.raises(UsageError, match="this soak is running"), soak.held():
+        pass
+    with soak.held():
+        pass  # free again
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"garbage",
+        b"[1]",
+        b'{"k":"window","v":{"window":1}}',
+        b'{"k":"leg","v":{"number":1,"begin_s":0.0,"x":1}}',
+        b'{"k":"window","v":null}',
+    ],
+)
+def test_a_damaged_line_of_the_windows_is_named(tmp_path: Path, line: bytes) -> None:
+    soak = SoakFolder.new(tmp_path, "calm", "simulated", {})
+    good = b'{"k":"leg","v":{"number":1,"begin_s":0.0,"gap_s":null}}\n'
+    (soak.path / "windows.jsonl").write_bytes(good + line + b"\n")
+    with pytest.raises(RunFolderError, match=r"windows\.jsonl: line 2 is damaged"):
+        soak.windows()
+
+
+def test_what_was_asked_is_read_whole_or_refused(tmp_path: Path) -> None:
+    soak = SoakFolder.new(tmp_path, "calm", "simulated", {"for_s": 60.0})
+    with pytest.raises(RunFolderError, match=r"asked\.json: cannot be read.*scenario.*is missing"):
+        SoakFolder.resume(soak.path)

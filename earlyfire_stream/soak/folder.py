@@ -11,9 +11,11 @@ from __future__ import annotations
 
 __all__ = ["RESULT_FILE", "Leg", "SoakFolder"]
 
+import fcntl
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +31,11 @@ SCHEMA = 1
 ASKED_FILE = "asked.json"
 WINDOWS_FILE = "windows.jsonl"
 RESULT_FILE = "soak.json"
+_ASKED = {
+    *("scenario", "for_s", "ramp", "faults_every_s", "no_faults", "window_s", "slo"),
+    *("memory_limit", "score_up_to", "settings", "overrides", "broker", "password_file"),
+}
+"""What must stand in asked.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +88,35 @@ class SoakFolder:
             asked = state["asked"]
             if not isinstance(asked, dict):
                 raise TypeError("asked must be an object")
+            if missing := _ASKED - asked.keys():
+                raise LookupError(f"{', '.join(sorted(missing))} is missing")
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"--resume {path}: no soak was begun there") from None
         except (OSError, LookupError, TypeError, ValueError) as why:
             raise RunFolderError(f"{file}: cannot be read: {why}") from why
         return cls(path, asked)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While it is played. UsageError where another process plays it; a killed one does not."""
+        with (self.path / ASKED_FILE).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"--resume {self.path}: this soak is running; stop it first, or let it end"
+                ) from None
+            yield
+
     # --- what has been played ---
 
     def windows(self) -> list[Window]:
         """In order. A torn last line is what a killed harness was writing: it is left out."""
-        return [Window.from_json(value) for kind, value in self._lines() if kind == "window"]
+        return [made for made in self._made() if isinstance(made, Window)]
 
     def legs(self) -> list[Leg]:
         """In order, with what their run folders tell."""
-        return [self._told(Leg(**value)) for kind, value in self._lines() if kind == "leg"]
+        return [self._told(made) for made in self._made() if isinstance(made, Leg)]
 
     def played_s(self) -> float:
         """Up to the end of the last window that is known; what came after it is played again."""
@@ -104,22 +125,31 @@ class SoakFolder:
 
     def next_leg(self) -> int:
         """One that neither a line nor a folder has: a leg may be killed between the two."""
-        told = len([kind for kind, _ in self._lines() if kind == "leg"])
+        told = sum(isinstance(made, Leg) for made in self._made())
         numbers = itertools.count(told + 1)
         return next(n for n in numbers if not self.leg_folder(n).exists())
 
     def leg_folder(self, number: int) -> Path:
         return self.path / f"leg-{number}"
 
-    def _lines(self) -> list[tuple[str, Any]]:
+    def _made(self) -> list[Window | Leg]:
         file = self.path / WINDOWS_FILE
         try:
             text = file.read_bytes() if file.exists() else b""
-            lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
-            told = [orjson.loads(line) for line in lines]
-            return [(data["k"], data["v"]) for data in told]
-        except (OSError, LookupError, TypeError, ValueError) as why:
-            raise RunFolderError(f"{file}: cannot be read: {why}") from why
+        except OSError as why:
+            raise RunFolderError(f"{file}: cannot be read: {why.strerror}") from why
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+        made: list[Window | Leg] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                told = orjson.loads(line)
+                value = told["v"]
+                made.append(Leg(**value) if told["k"] == "leg" else Window.from_json(value))
+            except (LookupError, TypeError, ValueError, AttributeError) as why:
+                raise RunFolderError(
+                    f"{file}: line {number} is damaged ({why}); take it out, or start a new soak"
+                ) from why
+        return made
 
     def _told(self, leg: Leg) -> Leg:
         try:
