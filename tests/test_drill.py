@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 
@@ -18,7 +19,7 @@ from earlyfire_stream.drill import Drill, Reach
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.faults import planned
 from earlyfire_stream.records import RunLog
-from earlyfire_stream.run import Options, Outcome, play
+from earlyfire_stream.run import Options, Outcome, play, play_cameras, play_consumer
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.transport.broker import embedded_broker
 from earlyfire_stream.verdict import Fate, Reason
@@ -334,3 +335,28 @@ async def test_a_broker_whose_stop_is_cancelled_is_gone_and_says_that_it_was_can
         await asyncio.wait({stopping})
         assert stopping.cancelled()
         assert not child.is_running()
+
+
+async def test_a_consumer_that_joins_late_is_not_met_by_what_was_over_before(
+    tmp_path: Path, mosquitto: str
+) -> None:
+    fault = {"kind": "host-consumer-killed", "start": "100ms", "end": "200ms"}
+    scenario = troubled(tmp_path, fault, frames=60)
+    async with embedded_broker("mosquitto") as broker:
+        near = Options(broker=broker.address, out=tmp_path / "near", run="late")
+        far = Options(broker=broker.address, out=tmp_path / "far", run="late")
+        cameras = asyncio.create_task(play_cameras(scenario, near, [], asyncio.Event()))
+
+        def over() -> bool:
+            logs = list((tmp_path / "near").glob("[!.]*/cameras.jsonl"))
+            return bool(logs) and b'"state":"over"' in logs[0].read_bytes()
+
+        await until(over)
+        seen = await within(play_consumer(scenario, far, [], asyncio.Event()))
+        played_by = await within(cameras)
+    log, _ = proof(seen.folder, played_by.folder)
+    told = [
+        orjson.loads(line) for line in (seen.folder / "records.jsonl").read_bytes().splitlines()
+    ]
+    assert [one["v"] for one in told if one["v"].get("what") == "fault"] == []
+    assert len(notes(log, "session_end")) == 1
