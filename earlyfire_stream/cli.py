@@ -839,7 +839,7 @@ def soak_command(
             "drop_share": drop_share,
             "error_share": error_share,
             "ttfd": _seconds(ttfd),
-            "rss_slope": None if rss_slope is None else parse_bytes(rss_slope),
+            "rss_slope": None if rss_slope is None else parse_bytes(rss_slope, "--rss-slope"),
             "latency_slope": latency_slope,
         },
         "memory_limit": memory_limit,

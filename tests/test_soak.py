@@ -132,11 +132,11 @@ def test_a_ramp_that_cannot_be_is_refused_with_the_form(text: str) -> None:
 
 
 def test_sizes_are_written_as_people_do() -> None:
-    assert [parse_bytes(text) for text in ("500", "20MB", "2GiB", "1.5k")] == [
+    assert [parse_bytes(text, "--memory-limit") for text in ("500", "20MB", "2GiB", "1.5k")] == [
         *(500, 20_000_000, 2_147_483_648, 1500)
     ]
     with pytest.raises(UsageError, match="is no size"):
-        parse_bytes("plenty")
+        parse_bytes("plenty", "--memory-limit")
 
 
 def test_windows_last_five_minutes_and_less_in_a_short_soak_or_a_ramp() -> None:

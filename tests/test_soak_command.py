@@ -301,3 +301,33 @@ def test_what_was_asked_is_read_whole_or_refused(tmp_path: Path) -> None:
     soak = SoakFolder.new(tmp_path, "calm", "simulated", {"for_s": 60.0})
     with pytest.raises(RunFolderError, match=r"asked\.json: cannot be read.*scenario.*is missing"):
         SoakFolder.resume(soak.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--latency-slope", "nan"), "--latency-slope nan"),
+        (("--latency-slope", "-1"), "--latency-slope -1"),
+        (("--rss-slope", "0MB"), "--rss-slope '0MB'"),
+        (("--memory-limit", "0"), "--memory-limit '0'"),
+        (("--faults", "10s", "--no-faults"), "exclude each other"),
+        (("--ramp", "cameras=1:4:+1/10m"), "its first step comes after 600 s"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_its_option(
+    tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    scenario = str(soak_scenario(tmp_path / "s"))
+    out = tmp_path / "runs"
+    asked = ("soak", scenario, "--for", "5m", "--out", str(out), *options)
+    done = subprocess.run(
+        [sys.executable, "-m", "earlyfire_stream", *asked],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -105,11 +105,11 @@ def parse_ramp(text: str) -> Ramp:
     return ramp
 
 
-def parse_bytes(text: str) -> int:
-    """`500MB` → 500,000,000; `2GiB` → 2,147,483,648. UsageError with the forms otherwise."""
+def parse_bytes(text: str, option: str) -> int:
+    """`500MB` → 500,000,000; `2GiB` → 2,147,483,648. UsageError for 0 and else."""
     found = _BYTES.fullmatch(text)
-    if found is None:
-        raise UsageError(f"{text!r:.40} is no size; write 500MB or 2GiB")
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{option} {text!r:.40}: is no size above 0; write 500MB or 2GiB")
     power = "kMGT".find(found[2].replace("K", "k")) + 1 if found[2] else 0
     unit: int = (1024 if found[3] else 1000) ** power
     return round(float(found[1]) * unit)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.reel import Times
@@ -76,25 +77,42 @@ def plan(given: Mapping[str, Any], load: Callable[[Mapping[str, Any]], Loaded]) 
     if not for_s > 0:
         raise UsageError("--for: say how long, such as 8h")
     ramp = None if given["ramp"] is None else parse_ramp(given["ramp"])
+    if ramp is not None and ramp.first < ramp.most and ramp.every_s >= for_s:
+        raise UsageError(
+            f"--ramp {given['ramp']}: its first step comes after {ramp.every_s:g} s, and the soak "
+            f"ends at {for_s:g} s; soak longer, or let it grow sooner"
+        )
     limits = {name: value for name, value in given["slo"].items() if value is not None}
     asked = Asked(
         for_s=for_s,
         window_s=window_length(for_s, given["window_s"], ramp),
-        slo=SLO.model_validate({**scenario.slo.model_dump(), **limits}),
+        slo=_limits(scenario.slo, limits),
         memory_bytes=memory_bytes()
         if given["memory_limit"] is None
-        else parse_bytes(given["memory_limit"]),
+        else parse_bytes(given["memory_limit"], "--memory-limit"),
         ramp=ramp,
         score_up_to=given["score_up_to"],
     )
     faults = () if given["no_faults"] else scenario.faults
     if given["faults_every_s"] is not None:
+        if given["no_faults"]:
+            raise UsageError("--faults and --no-faults exclude each other; leave one out")
         if not faults:
             raise UsageError("--faults: the scenario has no `faults:` to repeat")
         faults = repeated(faults, given["faults_every_s"], for_s * scenario.speed)
     loaded = replace(loaded, scenario=scenario.model_copy(update={"faults": faults}))
     made = Plan(asked, loaded, {})
     return replace(made, cadences=_cadences(made.leg(0.0)))
+
+
+def _limits(own: SLO, given: Mapping[str, Any]) -> SLO:
+    """The scenario's, with those of the command line in their places."""
+    try:
+        return SLO.model_validate({**own.model_dump(), **given})
+    except ValidationError as why:
+        found = why.errors()[0]
+        option = "--" + str(found["loc"][0]).replace("_", "-")
+        raise UsageError(f"{option} {found['input']}: {found['msg'].lower()}") from None
 
 
 def _cadences(loaded: Loaded) -> dict[str, float | None]:
