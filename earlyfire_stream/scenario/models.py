@@ -593,6 +593,17 @@ FAULTS: tuple[str, ...] = get_args(FaultKind)
 _MOMENTARY = frozenset(
     {"broker-restart", "broker-disconnects", "camera-storm", "host-worker-killed"}
 )
+_ONE_AT_A_TIME = frozenset(
+    {
+        "broker-gone",
+        "broker-refuses",
+        "broker-slow",
+        "network-partition",
+        "host-disk-full",
+        "host-consumer-killed",
+    }
+)
+"""Kinds that are on or off: where the first of two ended, the second would be over as well."""
 _OF_CAMERAS = ("cameras",)
 _FAULT_TAKES: Mapping[str, tuple[str, ...]] = {
     "broker-refuses": ("side",),
@@ -930,6 +941,18 @@ class Scenario(Model):
         yield from self._fault_conflicts()
 
     def _fault_conflicts(self) -> Iterator[Conflict]:
+        for kind in sorted(_ONE_AT_A_TIME & {fault.kind for fault in self.faults}):
+            mine = [i for i, fault in enumerate(self.faults) if fault.kind == kind]
+            mine.sort(key=lambda i: self.faults[i].start)
+            for earlier, later in pairwise(mine):
+                first = self.faults[earlier]
+                if self.faults[later].start < first.until:
+                    yield Conflict(
+                        ("faults", later, "start"),
+                        f"begins before the {kind} from {first.start:g} s to {first.until:g} s is "
+                        "over",
+                        "make one fault of the two",
+                    )
         taken: set[str] = set()
         for i, (name, fault) in enumerate(zip(fault_ids(self.faults), self.faults, strict=True)):
             at = ("faults", i, "kind")
