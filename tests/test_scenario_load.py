@@ -605,6 +605,20 @@ def test_what_recordings_there_are_is_not_known_while_datasets_stay_unread() -> 
     assert read(text).faults[0].cameras == ("anything",)
 
 
+def test_two_faults_that_are_on_or_off_must_not_overlap() -> None:
+    text = with_faults(
+        "kind: broker-gone, start: 5s, end: 9s",
+        "kind: broker-gone, start: 1s, end: 6s",
+        "kind: broker-gone, start: 9s, end: 9500ms",
+        "kind: engine-slow, start: 1s, end: 6s",
+        "kind: engine-slow, start: 2s, end: 7s",
+    )
+    assert problems(text) == [
+        "line 9: faults[0].start: begins before the broker-gone from 1 s to 6 s is over "
+        "(make one fault of the two)"
+    ]
+
+
 def test_two_faults_of_one_name_are_refused() -> None:
     text = with_faults(
         "kind: engine-hang, start: 1s, end: 2s",
