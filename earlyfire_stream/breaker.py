@@ -28,7 +28,9 @@ class Breaker:
     _failures: int = 0
     _rest_s: float = FIRST_REST_S
     _again_at_s: float = 0.0
-    _probing: bool = False
+    _probe: int | None = None
+    """The request under way that asks whether somebody is there."""
+    _probes: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -38,36 +40,40 @@ class Breaker:
         """How long the next request has to wait, 0 for none; None: until the one under way ends."""
         if not self.is_open:
             return 0.0
-        if self._probing:
+        if self._probe is not None:
             return None
         return max(0.0, self._again_at_s - now_s)
 
-    def sent(self) -> bool:
-        """A request goes out. True if it is the one that asks whether somebody is there."""
-        self._probing = self.is_open
-        return self._probing
+    def sent(self) -> int | None:
+        """A request goes out. Its number, if it is the one that asks whether somebody is there."""
+        if not self.is_open:
+            return None
+        self._probes += 1
+        self._probe = self._probes
+        return self._probe
 
-    def done(self) -> None:
+    def done(self, probe: int) -> None:
         """The request that asked has ended, perhaps without having been sent at all."""
-        self._probing = False
+        if probe == self._probe:
+            self._probe = None
 
     def answered(self) -> bool:
         """Somebody answered, whatever it was. True if it was closed by that."""
         was_open = self.is_open
         self._failures = 0
         self._rest_s = FIRST_REST_S
-        self._probing = False
+        self._probe = None
         return was_open
 
-    def failed(self, now_s: float) -> bool:
-        """Nobody answered. True if it was opened by that."""
+    def failed(self, now_s: float, probe: int | None = None) -> bool:
+        """Nobody answered the request, which was that `probe` or none. True if opened by that."""
         was_open = self.is_open
         self._failures += 1
-        if was_open and not self._probing:
-            return False  # it was under way when others had failed already
+        if was_open:
+            if probe is None or probe != self._probe:
+                return False  # it was under way when others had failed already
+            self._probe = None
+            self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
         if self.is_open:
-            if self._probing:
-                self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
             self._again_at_s = now_s + self._rest_s
-            self._probing = False
         return self.is_open and not was_open

@@ -665,18 +665,18 @@ class Consumer:
     async def _work(self) -> None:
         while True:
             waiting = await self._next()
-            asks_again = self._breaker.sent()
+            probe = self._breaker.sent()
             self._in_flight[waiting.camera] = waiting
             self._asking += 1
             question: Request | None = None
             try:
                 try:
                     with about(waiting.camera):
-                        question = await self._look(waiting)
+                        question = await self._look(waiting, probe)
                 finally:
                     self._mailbox.done(waiting.camera)
-                    if asks_again:
-                        self._breaker.done()
+                    if probe is not None:
+                        self._breaker.done(probe)
                 self._wake.set()
                 if question is not None:
                     await self._explain(question)
@@ -739,8 +739,11 @@ class Consumer:
         fate = Fate.OVER_BUDGET if blame_budget else Fate.EXPIRED
         self._fate(waiting, fate, admitted=True)
 
-    async def _look(self, waiting: Waiting) -> Request | None:
-        """Ask the engine for a verdict. Returns what to ask next, where reasons are wanted."""
+    async def _look(self, waiting: Waiting, probe: int | None) -> Request | None:
+        """Ask the engine for a verdict. Returns what to ask next, where reasons are wanted.
+
+        `probe` is the breaker's number for it, if the engine did not answer of late.
+        """
         frame = waiting.frame
         frames = (*waiting.context, waiting)
         try:
@@ -800,7 +803,7 @@ class Consumer:
         full = self._is_full()
         sent = _Sent(started_ns, (width, height), count, tuple(o.seq for o, _ in context))
         try:
-            reply = await self._ask(request, started_ns)
+            reply = await self._ask(request, started_ns, probe)
         except EngineError as why:
             if self._knee is not None and isinstance(why, EngineOverloaded | EngineTimeout):
                 self._knee.failed(self._now_s())
@@ -914,20 +917,20 @@ class Consumer:
     def _is_full(self) -> bool:
         return self._asking >= self.limit and len(self._mailbox) > 0
 
-    async def _ask(self, request: Request, started_ns: int) -> Reply:
+    async def _ask(self, request: Request, started_ns: int, probe: int | None = None) -> Reply:
         """One request within its deadline and the engine's timeout; EngineError if it fails."""
         limit_s = min(self._scenario.engine.timeout, (request.deadline_ns - started_ns) / 1e9)
         try:
             async with asyncio.timeout(max(0.0, limit_s)):
                 reply = await self._engine.infer(request)
         except TimeoutError:
-            self._timed_out(started_ns)
+            self._timed_out(started_ns, probe)
             raise EngineTimeout("no answer") from None
         except EngineTimeout:
-            self._timed_out(started_ns)
+            self._timed_out(started_ns, probe)
             raise
         except EngineUnavailable:
-            self._unanswered()
+            self._unanswered(probe)
             raise
         except EngineError:
             self._somebody()
@@ -939,14 +942,14 @@ class Consumer:
         self._somebody()
         return reply
 
-    def _timed_out(self, started_ns: int) -> None:
+    def _timed_out(self, started_ns: int, probe: int | None) -> None:
         """A frame that had little time left when it was sent says nothing about the engine."""
         usual_s = min(self._scenario.engine.timeout, self._scenario.engine.deadline)
         if self._breaker.is_open or self._now_s() - started_ns / 1e9 >= usual_s / 2:
-            self._unanswered()
+            self._unanswered(probe)
 
-    def _unanswered(self) -> None:
-        if self._breaker.failed(self._now_s()):
+    def _unanswered(self, probe: int | None) -> None:
+        if self._breaker.failed(self._now_s(), probe):
             log.warning("the engine does not answer: one frame at a time asks until it does")
 
     def _somebody(self) -> None:
@@ -961,10 +964,13 @@ class Consumer:
         started_ns = self._clock.wall_ns()
         timeout_ns = round(self._scenario.engine.timeout * 1e9)
         question = replace(question, deadline_ns=started_ns + timeout_ns)
-        self._budget.spend(question.visual_tokens, self._now_s())
-        self.tokens_spent += question.visual_tokens
-        reply, error = None, ""
+        reply, error, tokens = None, "", question.visual_tokens
         try:
+            if self._breaker.is_open:  # one request at a time asks then, and it is a frame's
+                tokens = 0
+                raise EngineUnavailable("not asked: the engine does not answer")
+            self._budget.spend(tokens, self._now_s())
+            self.tokens_spent += tokens
             reply = await self._ask(question, started_ns)
         except EngineError as why:
             error = _utf8(f"{why.kind}: {why}"[:300])
@@ -974,7 +980,7 @@ class Consumer:
                 seq=question.seq,
                 started_ns=started_ns,
                 answered_ns=self._clock.wall_ns() if reply is None else reply.answered_ns,
-                visual_tokens=question.visual_tokens,
+                visual_tokens=tokens,
                 text="" if reply is None else _utf8(reply.text[:TEXT_KEPT]),
                 output_tokens=None if reply is None else reply.output_tokens,
                 error=error,

@@ -1383,6 +1383,44 @@ def test_a_failed_request_for_reasons_costs_no_frame() -> None:
     assert [e.text for e in stage.explanations] == ["", ""]
 
 
+def test_reasons_that_fail_while_a_dead_engine_is_asked_send_no_second_question() -> None:
+    def script(request: Request) -> Say:
+        away = EngineUnavailable("away")
+        if request.camera == "a":
+            return Say(YES) if request.schema else Say(after_s=9.0, error=away)
+        return Say(after_s=0.1 if request.seq < 5 else 20.0, error=away)
+
+    stage = watched(
+        only(a=(1, 1.0), b=(24, 1.0)),
+        script,
+        places=seats("a", "b"),
+        engine={"concurrency": 4, "explain": "positives"},
+    )
+    # The fifth failure at 4.1 s, asked again from 5 s to 25 s; the reasons fail at 9.1 s.
+    assert [at for c, _, at in stage.engine.asked if c == "b"][:7] == [0, 1, 2, 3, 4, 5, 26]
+    assert [e.error for e in stage.explanations] == ["unavailable: away"]
+
+
+def test_an_engine_that_does_not_answer_is_not_asked_for_reasons() -> None:
+    def script(request: Request) -> Say:
+        if request.camera == "a" and not request.crop:
+            return Say(YES)
+        return Say(after_s=9.0 if request.crop else 0.1, error=EngineUnavailable("away"))
+
+    stage = watched(
+        only(a=(1, 1.0), b=(5, 1.0)),
+        script,
+        places=seats("a", "b"),
+        sampling={"policy": "every", "second_look": True},
+        engine={"concurrency": 2, "explain": "positives"},
+        traits={"crops": True},
+    )
+    assert [r.crop for r in stage.engine.requests if r.camera == "a"] == [False, True]
+    (told,) = stage.explanations
+    assert told.error == "unavailable: not asked: the engine does not answer"
+    assert told.visual_tokens == 0
+
+
 def test_the_picture_of_a_request_for_reasons_counts_as_tokens() -> None:
     assert explained("always", talkative).consumer.tokens_spent == 4 * 1196
 
