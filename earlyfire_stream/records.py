@@ -495,8 +495,7 @@ class Log:
             try:
                 self._write_held()
             except OSError as why:
-                full = why.errno in (errno.ENOSPC, errno.EDQUOT)
-                if not full or last or len(self._held) > self._held_bytes:
+                if not _is_full(why) or last or len(self._held) > self._held_bytes:
                     self._failure = _unwritable(self.path, why)
                     raise self._failure from why
                 if not self._waits:
@@ -518,12 +517,15 @@ class Log:
     def _rotate(self) -> None:
         assert self._file is not None
         part = self.path.with_name(f"{self.path.stem}-{self._parts + 1:04}.jsonl")
-        self.path.rename(part)
         try:
-            fresh = self.path.open("ab", buffering=0)
+            self.path.rename(part)
+            try:
+                fresh = self.path.open("ab", buffering=0)
+            except OSError:
+                part.rename(self.path)
+                raise
         except OSError as why:
-            part.rename(self.path)
-            if why.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not _is_full(why):
                 raise
             return  # no room for a name: it grows on, and is set aside after the next write
         self._file.close()
@@ -533,14 +535,18 @@ class Log:
         try:
             with part.open("rb") as plain, gzip.open(packed, "wb", compresslevel=3) as gz:
                 shutil.copyfileobj(plain, gz)
+            packed.rename(part.with_suffix(".jsonl.gz"))
         except OSError as why:
             packed.unlink(missing_ok=True)
-            if why.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not _is_full(why):
                 raise
             log.warning("%s: no room to pack it; it stays as it is", part)
             return
-        packed.rename(part.with_suffix(".jsonl.gz"))
         part.unlink()
+
+
+def _is_full(why: OSError) -> bool:
+    return why.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _unwritable(path: Path, why: OSError) -> RunFolderError:

@@ -576,8 +576,9 @@ def test_a_line_that_is_being_made_while_another_thread_writes_is_not_lost(
     assert [orjson.loads(line)["v"]["seq"] for line in lines] == [0, 1]
 
 
+@pytest.mark.parametrize("step", ["rename", "open"])
 def test_a_log_that_finds_no_room_for_a_new_file_goes_on_in_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "cameras.jsonl"
 
@@ -587,7 +588,7 @@ def test_a_log_that_finds_no_room_for_a_new_file_goes_on_in_the_old_one(
     async def main() -> None:
         async with Log(path, rotate_bytes=1) as log:
             with monkeypatch.context() as patch:
-                patch.setattr(Path, "open", no_room)
+                patch.setattr(Path, step, no_room)
                 log.write(Shot("c", 0, 0.0, 1))
                 await asyncio.sleep(2)
                 assert os.listdir(tmp_path) == ["cameras.jsonl"]
@@ -598,6 +599,20 @@ def test_a_log_that_finds_no_room_for_a_new_file_goes_on_in_the_old_one(
     assert path.read_bytes() == b""
     with gzip.open(tmp_path / "cameras-0001.jsonl.gz") as part:
         assert [orjson.loads(line)["v"]["seq"] for line in part] == [0, 1]
+
+
+def test_a_log_that_cannot_be_set_aside_is_whole_and_says_nothing_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cameras.jsonl"
+
+    def no_room(self: Path, target: Path) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", no_room)
+    in_log(path, Shot("c", 0, 0.0, 1), rotate_bytes=1, pause_s=1.0)
+    assert [orjson.loads(line)["v"]["seq"] for line in path.read_bytes().splitlines()] == [0]
+    assert caplog.messages == []
 
 
 def test_no_fate_is_written_while_the_schedule_waits_for_room(tmp_path: Path) -> None:
