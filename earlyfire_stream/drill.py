@@ -20,7 +20,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,14 +178,11 @@ class Drill:
             finally:
                 await _up_again(broker)
             return
-        proxies = self._proxies("both")
-        try:
-            for proxy in proxies:
+        with ExitStack() as undoing:  # the second though the first cannot be undone
+            for proxy in self._proxies("both"):
+                undoing.callback(proxy.back)
                 await proxy.gone()
             yield
-        finally:
-            for proxy in proxies:
-                proxy.back()
 
     @asynccontextmanager
     async def _cut(self, fault: Planned) -> AsyncIterator[None]:
@@ -195,26 +198,19 @@ class Drill:
 
     @asynccontextmanager
     async def _in_the_way(self, fault: Planned) -> AsyncIterator[None]:
-        proxies = self._proxies(fault.settings.side)
-        try:
-            for proxy in proxies:
+        with ExitStack() as undoing:
+            for proxy in self._proxies(fault.settings.side):
                 match fault.plan.kind:
                     case "broker-refuses":
+                        undoing.callback(proxy.accept)
                         await proxy.refuse()
                     case "broker-slow":
+                        undoing.callback(proxy.fast)
                         proxy.slow(fault.settings.rate)
                     case _:
+                        undoing.callback(proxy.thaw)
                         proxy.freeze()
             yield
-        finally:
-            for proxy in proxies:
-                match fault.plan.kind:
-                    case "broker-refuses":
-                        proxy.accept()
-                    case "broker-slow":
-                        proxy.fast()
-                    case _:
-                        proxy.thaw()
 
     def _proxies(self, side: str) -> Collection[Proxy]:
         sides = {"cameras": self._reach.cameras, "consumer": self._reach.consumer}

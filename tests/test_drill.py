@@ -16,7 +16,7 @@ import pytest
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.drill import Drill, Reach
-from earlyfire_stream.errors import UsageError
+from earlyfire_stream.errors import TransportError, UsageError
 from earlyfire_stream.faults import planned
 from earlyfire_stream.records import RunLog
 from earlyfire_stream.run import Options, Outcome, play, play_cameras, play_consumer
@@ -294,6 +294,20 @@ async def test_whenever_a_run_ends_the_way_to_the_broker_is_open(tmp_path: Path,
         far: Any = SlowProxy()
         await left_after(turns, scenario, Reach(None, near, far))
         assert (near.there, near.accepts, far.there, far.accepts) == (True,) * 4, turns
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+async def test_a_proxy_comes_back_though_the_other_cannot(tmp_path: Path, stuck: int) -> None:
+    class Stuck(SlowProxy):
+        def back(self) -> None:
+            raise TransportError("no port for the proxy before the broker")
+
+    sound = SlowProxy()
+    proxies: list[Any] = [sound, sound]
+    proxies[stuck] = Stuck()
+    scenario = troubled(tmp_path, {"kind": "broker-gone", "start": "1s", "end": "2s"}, frames=2)
+    assert await left_after(11, scenario, Reach(None, *proxies)) == ["begun", "failed"]
+    assert sound.there
 
 
 async def test_processes_are_ended_though_the_run_ends_while_they_are_started(
