@@ -386,8 +386,8 @@ class Consumer:
         finally:
             for future in (ended, stopped):
                 future.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await future
+            # not awaited by themselves: whether they or we are cancelled could not be told
+            await asyncio.wait({ended, stopped})
         while not all(
             name in self._cameras and self._cameras[name].gaps.has_all(last)
             for name, last in last_seqs.items()

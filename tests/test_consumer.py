@@ -1065,6 +1065,24 @@ def test_cancelled_at_any_instant_every_frame_that_came_has_one_fate(at: float) 
     assert len(set(stage.recorded())) == len(stage.recorded()) == stage.consumer.received
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_cancelled_in_any_turn_after_the_fleets_last_word_it_ends_as_cancelled(turns: int) -> None:
+    async def main() -> None:
+        stage = stage_of(quiet)
+        async with stage.consumer._inlet:  # type: ignore[attr-defined]
+            watching = asyncio.create_task(stage.consumer.watch())
+            await asyncio.sleep(1)
+            stage.end(a=3)  # of which none came: it would be waited for
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            watching.cancel()
+            await asyncio.wait({watching})
+            assert watching.cancelled()
+            assert stage.clock.now() == 1.0
+
+    virtual_run(main())
+
+
 async def test_cancelled_while_a_change_is_rated_in_a_thread_the_frame_has_its_fate_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
