@@ -53,7 +53,7 @@ from earlyfire_stream.scoring.operating import (
     parse_thresholds,
 )
 from earlyfire_stream.soak import command as soaking
-from earlyfire_stream.soak.asked import parse_bytes
+from earlyfire_stream.soak.asked import parse_bytes, unjudged
 from earlyfire_stream.soak.folder import SoakFolder
 from earlyfire_stream.soak.judging import State
 from earlyfire_stream.soak.play import Result as SoakResult
@@ -87,6 +87,12 @@ SOAK_LEFT_BEHIND = {
     "windows.jsonl": "the windows as they closed, with all durations",
     "leg-1": "a run folder for each leg: records, report, score",
 }
+
+BESIDE_RESUME = {
+    *("resume", "as_json", "live", "metrics", "linger", "camera_series"),
+    *("log_format", "log_level"),
+}
+"""Parameters of `soak` that say nothing of what is played."""
 
 app = typer.Typer(
     name="earlyfire",
@@ -179,13 +185,16 @@ def _common(
     logs.configure(log_format, log_level or ("info" if verbose else None))
 
 
-def _seconds(text: str | None) -> float | None:
+def _seconds(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return parse_seconds(text)
+        seconds = parse_seconds(text)
     except ValueError as why:
-        raise typer.BadParameter(str(why)) from why
+        raise UsageError(f"{option}: {why}") from None
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{option} {text:.40}: is no length of time; write 90s, 10m or 2h")
+    return seconds
 
 
 ScenarioArg = Annotated[
@@ -306,12 +315,12 @@ def run_command(
         settings=settings,
         speed=speed,
         clock=clock,
-        duration=_seconds(duration),
+        duration=_seconds("--duration", duration),
         seed=seed,
     )
     options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
     with (
-        serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
+        serving(live, loaded.scenario, None if metrics else _seconds("--linger", linger)) as shown,
         _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
     ):
         outcome = _play(run.play, loaded, options, measured, shown)
@@ -335,7 +344,7 @@ def cameras(
     log_level: LogLevelOpt = None,
 ) -> None:
     """Play only the cameras, into your broker. Leaves the cameras' own log."""
-    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
+    loaded = _loaded(scenario, speed=speed, duration=_seconds("--duration", duration), seed=seed)
     options = run.Options(broker=_broker(broker, password_file), out=out, run=run_name)
     with _measured(metrics, linger, camera_series) as measured:
         outcome = _play(run.play_cameras, loaded, options, measured)
@@ -386,7 +395,7 @@ def consume(
         recording=_absolute(recording),
         prompt=prompt,
         settings=settings,
-        duration=_seconds(duration),
+        duration=_seconds("--duration", duration),
         seed=seed,
     )
     options = run.Options(
@@ -398,7 +407,7 @@ def consume(
         topic=topic,
     )
     with (
-        serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
+        serving(live, loaded.scenario, None if metrics else _seconds("--linger", linger)) as shown,
         _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
     ):
         outcome = _play(run.play_consumer, loaded, options, measured, shown)
@@ -678,7 +687,7 @@ def bench_command(
             "prompt": prompt,
             "settings": settings or [],
             "speed": speed,
-            "duration": _seconds(duration),
+            "duration": _seconds("--duration", duration),
             "seed": seed,
         }
         given = (block, engine, data, scenario, prompt, settings, speed, duration, seed)
@@ -690,7 +699,7 @@ def bench_command(
         raise UsageError("name a scenario to compare engines on, or blocks with --block all")
     if data is not None:
         raise UsageError("--data goes with --block; without it name the scenario itself")
-    loaded = _loaded(scenario, speed=speed, duration=_seconds(duration), seed=seed)
+    loaded = _loaded(scenario, speed=speed, duration=_seconds("--duration", duration), seed=seed)
     chosen = bench.variants(
         loaded.scenario,
         _listed(engine) or (),
@@ -759,6 +768,7 @@ def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None
 
 @app.command("soak", cls=LiveCommand)
 def soak_command(
+    context: typer.Context,
     scenario: Annotated[
         str | None, typer.Argument(help="A scenario file or name; not needed with --resume.")
     ] = None,
@@ -827,18 +837,20 @@ def soak_command(
     log_level: LogLevelOpt = None,
 ) -> None:
     """Hours of load, in windows: rates, drops, latency, memory; exits with 99 beyond a limit."""
+    if resume is not None:
+        _only_beside_resume(context)
     given: dict[str, Any] = {
         "scenario": None if scenario is None else str(catalogue.find(scenario).absolute()),
-        "for_s": _seconds(for_),
+        "for_s": _seconds("--for", for_),
         "ramp": ramp,
-        "faults_every_s": _seconds(faults),
+        "faults_every_s": _seconds("--faults", faults),
         "no_faults": no_faults,
-        "window_s": _seconds(window),
+        "window_s": _seconds("--window", window),
         "slo": {
-            "p95_latency": _seconds(p95_latency),
+            "p95_latency": _seconds("--p95-latency", p95_latency),
             "drop_share": drop_share,
             "error_share": error_share,
-            "ttfd": _seconds(ttfd),
+            "ttfd": _seconds("--ttfd", ttfd),
             "rss_slope": None if rss_slope is None else parse_bytes(rss_slope, "--rss-slope"),
             "latency_slope": latency_slope,
         },
@@ -859,37 +871,55 @@ def soak_command(
         "broker": broker,
         "password_file": _absolute(password_file),
     }
+    linger_s = _seconds("--linger", linger)
     soak = None
     if resume is not None:
-        if scenario is not None or for_ is not None:
-            raise UsageError("--resume goes on with what was asked then; leave the rest out")
         soak = SoakFolder.resume(resume)
         given = dict(soak.asked)
     elif scenario is None or for_ is None:
         raise UsageError("name a scenario and say how long: earlyfire soak demo --for 30m")
-    plan = soaking.plan(given, lambda g: _loaded(g["scenario"], g["settings"], **g["overrides"]))
-    played_s = 0.0 if soak is None else soak.played_s()
-    if soak is not None and plan.asked.is_over(played_s):
-        _soaked(soak, soaking.finished(soak, plan), None, as_json)  # only judged again
-        return
-    loaded = plan.leg(played_s)
-    file = given["password_file"]
-    options = run.Options(broker=_broker(given["broker"], None if file is None else Path(file)))
-    place = out if soak is None else soak.path
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        _say(soaking.check_disk(plan.need(played_s), place))
-        if soak is None:
-            settled = plan.loaded.scenario
-            soak = SoakFolder.new(out, settled.name, settled.engine.name, given)
-        with (
-            soak.held(),
-            soaking.emptied(soak) if resume is None else contextlib.nullcontext(),
-            serving(live, loaded.scenario, None if metrics else _seconds(linger)) as shown,
-            _measured(metrics, linger if metrics or not live else None, camera_series) as measured,
-        ):
-            outcome = _soak(soak, plan, loaded, options, measured, shown)
-            found = soaking.finished(soak, plan)
+    with contextlib.ExitStack() as held:
+        if soak is not None:
+            held.enter_context(soak.held())
+        plan = soaking.plan(
+            given, lambda g: _loaded(g["scenario"], g["settings"], **g["overrides"])
+        )
+        played_s = 0.0 if soak is None else soak.played_s()
+        if soak is not None and plan.asked.is_over(played_s):
+            _soaked(soak, soaking.finished(soak, plan), None, as_json)  # only judged again
+            return
+        loaded = plan.leg(played_s)
+        file = given["password_file"]
+        options = run.Options(broker=_broker(given["broker"], None if file is None else Path(file)))
+        place = out if soak is None else soak.path
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            _say(soaking.check_disk(plan.need(played_s), place))
+            if (note := unjudged(plan.asked)) is not None:
+                _say(note, logging.WARNING)
+            if soak is None:
+                settled = plan.loaded.scenario
+                soak = SoakFolder.new(out, settled.name, settled.engine.name, given)
+                held.enter_context(soak.held())
+                held.enter_context(soaking.emptied(soak))
+            with (
+                serving(live, loaded.scenario, None if metrics else linger_s) as shown,
+                _measured(
+                    metrics, linger if metrics or not live else None, camera_series
+                ) as measured,
+            ):
+                outcome = _soak(soak, plan, loaded, options, measured, shown)
+                found = soaking.finished(soak, plan)
     _soaked(soak, found, outcome, as_json)
+
+
+def _only_beside_resume(context: typer.Context) -> None:
+    """What is played was asked when the soak was begun; it may be looked at in another way."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
+            option = "SCENARIO" if name == "scenario" else parameter.opts[0]
+            raise UsageError(f"--resume goes on with what was asked then; leave {option} out")
 
 
 def _soaked(
@@ -930,7 +960,8 @@ def _soak(
         if logs.is_json():
             log.info("%s", line)
         else:
-            typer.echo(line)
+            # above the live screen, which stands in for stdout; echo would write past it, into it
+            print(line, flush=True)
 
     async def play(
         loaded: Loaded, options: run.Options, observers: list[Observer], stop: asyncio.Event
@@ -1242,7 +1273,7 @@ def _threshold(text: str | None) -> float | None:
 @contextlib.contextmanager
 def _measured(place: str | None, linger: str | None, camera_series: int) -> Iterator[Metrics]:
     """What counts a run; served at `place`, and for as long after the end as `linger` says."""
-    linger_s = _seconds(linger) or 0.0
+    linger_s = _seconds("--linger", linger) or 0.0
     if place is None and linger_s:
         raise UsageError("--linger serves on after the end: give --metrics 9464 or --live as well")
     registry = registry_of_process()

@@ -24,6 +24,7 @@ from earlyfire_stream.soak.asked import (
     parse_ramp,
     repeated,
     steps,
+    unjudged,
     window_length,
 )
 from earlyfire_stream.soak.disk import need
@@ -223,6 +224,36 @@ def test_a_quiet_camera_is_due_a_look_at_the_first_frame_after_the_idle_interval
     assert looks_due(30.0, idle, 1.0) == pytest.approx(1 / 30)
     assert looks_due(1.0, idle, 10.0) == pytest.approx(2.0)
     assert looks_due(2.0, Sampling(policy="every"), 1.0) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("for_s", "window_s", "ramp", "words"),
+    [
+        # the tenth and last step of ten more comes at 50 min
+        (
+            1800.0,
+            150.0,
+            Ramp(10, 110, 10, 300.0),
+            "after 3000 s, and the soak ends at 1800 s with 60",
+        ),
+        (3000.0, 150.0, Ramp(10, 110, 10, 300.0), "and the soak ends at 3000 s with 100 cameras"),
+        # 60 s of windows of 15 s
+        (90.0, 15.0, Ramp(1, 2, 1, 30.0), "4 windows after the ramp's last step"),
+        (6.0, 1.0, None, "5 windows after warming up"),
+    ],
+)
+def test_what_cannot_be_judged_is_known_beforehand(
+    for_s: float, window_s: float, ramp: Ramp | None, words: str
+) -> None:
+    told = unjudged(replace(ASKED, for_s=for_s, window_s=window_s, ramp=ramp))
+    assert told is not None
+    assert words in told
+
+
+def test_six_windows_are_enough_to_judge_by() -> None:
+    assert unjudged(replace(ASKED, for_s=7.0, window_s=1.0)) is None
+    ramp = Ramp(1, 2, 1, 30.0)
+    assert unjudged(replace(ASKED, for_s=120.0, window_s=15.0, ramp=ramp)) is None
 
 
 # --- trends and histograms ---

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from earlyfire_stream.cli import app
 from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.soak.folder import SoakFolder
 from tests.playing import PATIENCE_S, Command, Nursery, proof, run_folder, wait_for
@@ -206,24 +208,61 @@ def test_a_soak_whose_harness_was_killed_goes_on_where_its_windows_end(
     assert again.out.splitlines()[-8:] == resumed.out.splitlines()[-8:]
 
 
+def refusal(*arguments: object) -> str:
+    """What is said of a soak that cannot be; nothing is started for it."""
+    done = CliRunner().invoke(app, ["soak", *map(str, arguments)])
+    assert isinstance(done.exception, UsageError), done.output
+    return str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("more", "options", "words"),
     [
         ({}, ["--for", "1s"], "windows of 0.0833333 s in a soak of 1 s"),
         ({}, ["--for", "1m", "--ramp", "10:200"], "write cameras=10:200:+10/5m"),
+        ({}, ["--for", "1m", "--ramp", "cameras=1:３:+1/5s"], "write cameras=10:200:+10/5m"),
+        ({}, ["--for", "5m", "--ramp", "cameras=1:4:+1/10m"], "its first step comes after 600 s"),
         ({}, ["--for", "1m", "--faults", "10s"], "the scenario has no `faults:` to repeat"),
+        (
+            {"faults": [{"kind": "broker-restart", "start": 0}]},
+            ["--for", "1m", "--faults", "0"],
+            "--faults 0s: say how often",
+        ),
+        ({}, ["--for", "1m", "--faults", "10s", "--no-faults"], "exclude each other"),
         ({}, ["--for", "900000h"], "that does not fit; choose another place with --out"),
         ({"clock": "virtual"}, ["--for", "1m"], "a soak needs the wall clock"),
+        ({}, ["--for", "8x"], "--for: '8x' is no duration"),
+        ({}, ["--for", "-8s"], "--for -8s: is no length of time"),
+        ({}, ["--for", "1m", "--window", "１s"], "--window: '１s' is no duration"),
+        ({}, ["--for", "1m", "--p95-latency", "0"], "--p95-latency 0.0: input should be greater"),
+        ({}, ["--for", "1m", "--latency-slope", "nan"], "--latency-slope nan"),
+        ({}, ["--for", "1m", "--latency-slope", "-1"], "--latency-slope -1"),
+        ({}, ["--for", "1m", "--rss-slope", "0MB"], "--rss-slope '0MB'"),
+        ({}, ["--for", "1m", "--memory-limit", "5TBB"], "--memory-limit '5TBB'"),
     ],
 )
 def test_what_cannot_be_soaked_is_said_before_anything_is_made(
-    nursery: Nursery, tmp_path: Path, more: dict[str, Any], options: list[str], words: str
+    tmp_path: Path, more: dict[str, Any], options: list[str], words: str
 ) -> None:
-    soak_scenario(tmp_path, **more)
-    code, command = nursery.run("soak", "tiny.yaml", *options, cwd=tmp_path)
-    assert code == 2
-    assert words in command.err
-    assert not (tmp_path / "runs").exists()
+    out = tmp_path / "runs"
+    assert words in refusal(soak_scenario(tmp_path, **more), "--out", out, *options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "left_out"),
+    [
+        (["tiny.yaml"], "SCENARIO"),
+        (["--for", "1m"], "--for"),
+        (["--drop-share", "0.1"], "--drop-share"),
+        (["--broker", "auto"], "--broker"),
+    ],
+)
+def test_a_soak_goes_on_with_what_was_asked_and_nothing_else(
+    tmp_path: Path, more: list[str], left_out: str
+) -> None:
+    told = refusal("--resume", tmp_path, *more)
+    assert told == f"--resume goes on with what was asked then; leave {left_out} out"
 
 
 def test_a_limit_that_too_little_was_measured_for_is_no_pass(
@@ -297,37 +336,23 @@ def test_a_damaged_line_of_the_windows_is_named(tmp_path: Path, line: bytes) -> 
         soak.windows()
 
 
-def test_what_was_asked_is_read_whole_or_refused(tmp_path: Path) -> None:
+def test_what_was_asked_is_read_whole_or_refused_with_what_can_still_be_done(
+    tmp_path: Path,
+) -> None:
     soak = SoakFolder.new(tmp_path, "calm", "simulated", {"for_s": 60.0})
     with pytest.raises(RunFolderError, match=r"asked\.json: cannot be read.*scenario.*is missing"):
         SoakFolder.resume(soak.path)
+    (soak.path / "asked.json").write_bytes(b'{"schema":1,"as')
+    remedy = rf"start a new soak, and score what this one played .*: earlyfire score {soak.path}"
+    with pytest.raises(RunFolderError, match=remedy):
+        SoakFolder.resume(soak.path)
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (("--latency-slope", "nan"), "--latency-slope nan"),
-        (("--latency-slope", "-1"), "--latency-slope -1"),
-        (("--rss-slope", "0MB"), "--rss-slope '0MB'"),
-        (("--memory-limit", "0"), "--memory-limit '0'"),
-        (("--faults", "10s", "--no-faults"), "exclude each other"),
-        (("--ramp", "cameras=1:4:+1/10m"), "its first step comes after 600 s"),
-    ],
-)
-def test_what_cannot_be_asked_is_refused_by_its_option(
-    tmp_path: Path, options: tuple[str, ...], told: str
-) -> None:
-    scenario = str(soak_scenario(tmp_path / "s"))
-    out = tmp_path / "runs"
-    asked = ("soak", scenario, "--for", "5m", "--out", str(out), *options)
-    done = subprocess.run(
-        [sys.executable, "-m", "earlyfire_stream", *asked],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
+def test_one_that_is_over_is_not_judged_while_another_process_has_it(tmp_path: Path) -> None:
+    asked = (
+        *("scenario", "for_s", "ramp", "faults_every_s", "no_faults", "window_s", "slo"),
+        *("memory_limit", "score_up_to", "settings", "overrides", "broker", "password_file"),
     )
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not out.exists()
+    soak = SoakFolder.new(tmp_path, "calm", "simulated", dict.fromkeys(asked))
+    with soak.held():
+        assert "this soak is running" in refusal("--resume", soak.path)

@@ -665,7 +665,8 @@ class Fault(Model):
     height: Annotated[int, Field(ge=16, le=2160)] = 180
     """camera-wrong-size: the picture is sent at this height, its aspect kept."""
     rate: Annotated[float, Field(gt=0)] = 50_000.0
-    """broker-slow: bytes a second that pass each connection, each way."""
+    """broker-slow: bytes a second that pass each connection, each way. A frame that has not left
+    after 5 s, such as one of more than 250 kB at 50,000, is unsent and its connection replaced."""
     factor: Annotated[float, Field(gt=1, le=1000)] = 5.0
     """engine-slow: every answer takes this many times as long."""
     processes: Annotated[int, Field(ge=1, le=64)] = 2
@@ -866,13 +867,13 @@ class SLO(Model):
     engine that gets slower.
     """
 
-    p95_latency: Duration | None = None
+    p95_latency: Annotated[Duration, Field(gt=0)] | None = None
     """Of the answers, wall seconds from capture."""
     drop_share: Unit | None = None
     """Of the frames that sampling wanted: those that got no answer."""
     error_share: Unit | None = None
     """Of the requests: those that failed or brought nothing readable."""
-    ttfd: Duration | None = None
+    ttfd: Annotated[Duration, Field(gt=0)] | None = None
     """The median over the fires that were watched, scenario seconds; an undetected one counts."""
     rss_slope: Annotated[float, Field(gt=0)] | None = None
     """Growth of each process's resident memory, bytes an hour."""

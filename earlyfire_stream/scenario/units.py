@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SEXAGESIMAL = re.compile(r"\d{1,4}(:\d{1,2}){1,2}")
+_SEXAGESIMAL = re.compile(r"\d{1,4}(:\d{1,2}){1,2}", re.ASCII)
 """`1:30`, which YAML 1.1 reads as the number 90."""
-_FORM = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
+_FORM = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", re.ASCII)
 _DESCRIPTION = "seconds, or a duration such as 250ms, 90s, 10m, 2h"
 _DIGITS = r"\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$"
 _SIGNED = {

@@ -17,6 +17,7 @@ __all__ = [
     "parse_ramp",
     "repeated",
     "steps",
+    "unjudged",
     "window_length",
 ]
 
@@ -31,6 +32,7 @@ from earlyfire_stream.reel import DEFAULT_CADENCE_S
 from earlyfire_stream.scenario.fleet import expand, phases
 from earlyfire_stream.scenario.models import SLO, Camera, Fault, Sampling, Scenario
 from earlyfire_stream.scenario.units import parse_seconds
+from earlyfire_stream.scoring.trend import MIN_POINTS
 
 LONGEST_WINDOW_S = 300.0
 WINDOWS = 12
@@ -38,8 +40,8 @@ WINDOWS = 12
 WINDOWS_A_STEP = 2
 """The first of a ramp's step is the change itself; the later ones are judged."""
 SHORTEST_WINDOW_S = 0.5
-_RAMP = re.compile(r"cameras=(\d+):(\d+):\+(\d+)/(\S+)")
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*")
+_RAMP = re.compile(r"cameras=(\d+):(\d+):\+(\d+)/(\S+)", re.ASCII)
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ def repeated(faults: Sequence[Fault], every_s: float, until_s: float) -> tuple[F
 
     Of the second round on a fault's name has its round behind it: `outage`, `outage.2`.
     """
+    if not every_s > 0:
+        raise UsageError(f"--faults {every_s:g}s: say how often, such as 30m")
     last = max((fault.until for fault in faults), default=0.0)
     if last > every_s:
         raise UsageError(
@@ -242,6 +246,29 @@ def steps(ramp: Ramp, for_s: float) -> list[tuple[float, float, int]]:
     edges = [k * ramp.every_s for k in range(round(ramp.full_s / ramp.every_s) + 1)]
     edges = [edge for edge in edges if edge < for_s]
     return [(begin, end, ramp.at(begin)) for begin, end in itertools.pairwise([*edges, for_s])]
+
+
+def unjudged(asked: Asked) -> str | None:
+    """What cannot be judged however it goes, said before it is played; None where all can be.
+
+    The least that has a slope is MIN_POINTS windows after warming up, or after a ramp's last step.
+    """
+    ramp = asked.ramp
+    if ramp is not None and ramp.full_s >= asked.for_s:
+        most = steps(ramp, asked.for_s)[-1][2]
+        return (
+            f"--ramp {ramp}: its last step comes after {ramp.full_s:g} s, and the soak ends at "
+            f"{asked.for_s:g} s with {most} cameras: the knee will be told, but no limit judged"
+        )
+    begin_s = asked.window_s if ramp is None else ramp.full_s
+    windows = math.floor((asked.for_s - begin_s) / asked.window_s + 0.5)
+    if windows >= MIN_POINTS:
+        return None
+    whence = "after warming up" if ramp is None else "after the ramp's last step"
+    return (
+        f"{windows} windows {whence}, and memory and slowing down are judged by {MIN_POINTS} or "
+        "more: soak longer, or give a shorter --window"
+    )
 
 
 def looks_due(cadence_s: float | None, sampling: Sampling, speed: float) -> float:

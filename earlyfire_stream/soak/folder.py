@@ -93,7 +93,10 @@ class SoakFolder:
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"--resume {path}: no soak was begun there") from None
         except (OSError, LookupError, TypeError, ValueError) as why:
-            raise RunFolderError(f"{file}: cannot be read: {why}") from why
+            raise RunFolderError(
+                f"{file}: cannot be read: {why}; start a new soak, and score what this one played "
+                f"with: earlyfire score {path}/leg-1"
+            ) from why
         return cls(path, asked)
 
     @contextmanager
