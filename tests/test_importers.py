@@ -427,6 +427,19 @@ def test_sai_needs_an_interval_and_names_of_its_own(tmp_path: Path) -> None:
     assert said == "section: is no SAI name (sec12-1 or sec12-0 is needed)"
 
 
+def test_what_is_no_sai_section_can_be_left_out(tmp_path: Path) -> None:
+    sai(tmp_path, "sec01-1", [None])
+    sai(tmp_path, "section", [None])
+    (tmp_path / "data" / "sec02-0").mkdir()
+    assert cameras(tmp_path, layout="sai", interval="1s", skip=["section", "sec02-0"])
+    settings = {"layout": "sai", "path": str(tmp_path / "data"), "interval": "10s"}
+    done = import_dataset(settings, tmp_path / "out.yaml", skip_broken=True)
+    assert [fault.message for fault in done.skipped] == [
+        "sec02-0: holds no picture",
+        "section: is no SAI name",
+    ]
+
+
 # --- YOLO ----------------------------------------------------------------------------------------
 
 
@@ -472,6 +485,15 @@ def test_a_broken_label_line_is_named_before_anything_is_written(tmp_path: Path)
         )
     assert "north/labels/1.txt:1: 4 numbers" in str(caught.value)
     assert not (tmp_path / "out.yaml").exists()
+
+
+def test_boxes_of_another_class_alone_are_pointed_out(tmp_path: Path) -> None:
+    yolo(tmp_path, "north/images", "north/labels", ["", "1 0.5 0.5 0.1 0.1\n" * 2, "2 .5 .5 1 1\n"])
+    settings = {"layout": "yolo", "path": str(tmp_path / "data"), "interval": "20s"}
+    said = "no box is of the class that is smoke; they are of 1 (2), 2 (1): --smoke-class"
+    assert said in import_dataset(settings, tmp_path / "out.yaml").told
+    told = import_dataset({**settings, "smoke_class": 1}, tmp_path / "other.yaml").told
+    assert not any("no box" in line for line in told)
 
 
 def test_onsets_may_come_from_a_table_of_the_users_own(tmp_path: Path) -> None:
@@ -581,7 +603,14 @@ def image(file: str, **more: Any) -> dict[str, Any]:
             {"annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3]}]},
             "bbox is [1, 2, 3], [left, top, width, height] is needed",
         ),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}, "which category is"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "b"}]}, "which category is"),
+        ({"categories": [{"id": 3, "name": "smoke"}]}, "annotations[2]: there is no category 4"),
+        # whole numbers that no float can hold
+        ({"images": [image("a.jpg", width=10**400)]}, "images[0]: width is 1000"),
+        (
+            {"annotations": [{"image_id": 7, "category_id": 3, "bbox": [10**400, 0, 1, 1]}]},
+            "annotations[0]: bbox is [1000",
+        ),
     ],
 )
 def test_a_wrong_coco_file_is_refused_with_the_place(
@@ -597,6 +626,34 @@ def test_what_is_no_json_is_no_coco_file(tmp_path: Path) -> None:
     (tmp_path / "data" / "all.json").write_text("{")
     (said,) = problems(tmp_path, layout="coco", path="data/all.json")
     assert "all.json: is no JSON" in said
+    (tmp_path / "data" / "all.json").write_text('{"images": [{"id": ' + "9" * 5000 + "}]}")
+    (said,) = problems(tmp_path, layout="coco", path="data/all.json")
+    assert "all.json: is no JSON: Exceeds the limit (4300 digits)" in said
+
+
+def test_coco_images_that_lie_elsewhere_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    coco(tmp_path).rename(tmp_path / "elsewhere" / "all.json")
+    (tmp_path / "elsewhere" / "north").mkdir()
+    settings = {"layout": "coco", "path": str(tmp_path / "elsewhere" / "all.json")}
+    with pytest.raises(UsageError, match=r"\(3 of the 3 images .* \(give --images FOLDER, where"):
+        import_dataset(settings, tmp_path / "out.yaml")
+    settings["images"] = str(tmp_path / "data" / "images")
+    assert import_dataset(settings, tmp_path / "out.yaml").told[0].startswith("1 recording, 3 f")
+
+
+def test_the_category_0_is_taken_when_it_is_asked_for(tmp_path: Path) -> None:
+    coco(
+        tmp_path,
+        categories=[{"id": 0, "name": "fire"}, {"id": 3, "name": "smoke"}],
+        annotations=[
+            {"image_id": 8, "category_id": 3, "bbox": [16, 12, 32, 24]},
+            {"image_id": 9, "category_id": 0, "bbox": [0, 0, 32, 24]},
+        ],
+    )
+    settings = {"layout": "coco", "path": str(tmp_path / "data/all.json"), "interval": "20s"}
+    import_dataset({**settings, "smoke_class": 0}, tmp_path / "out.yaml")
+    assert onsets(load(tmp_path / "out.yaml").scenario.cameras) == {"north": 40.0}
 
 
 # --- video ---------------------------------------------------------------------------------------
@@ -659,6 +716,36 @@ def test_each_of_several_videos_needs_its_own_onset(tmp_path: Path) -> None:
     assert onsets(found) == {"a": 10.0, "b": None}
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("at\n10\n", "boxes.csv: has no column height, width, x_center, y_center"),
+        ("10,0.5,0.5,,0.2\n", "boxes.csv:2: width is empty"),
+        ("10,0.5,0.5,x,0.2\n", "boxes.csv:2: could not convert string to float: 'x'"),
+        ("5,0.5,0.5,0.2,0.2\n", "fire.mkv: a box at 5 s, when the fire shows no smoke"),
+        ("10,0.5,0.5,0.2,0.2\n10,0.6,0.5,0.2,0.2\n", "fire.mkv: boxes must stand in order of time"),
+        ("10,0.5,0.5,0.2,0.2,fier\n", "boxes.csv: 'fier' names no recording"),
+    ],
+)
+def test_a_wrong_track_of_boxes_is_named_with_its_place(
+    tmp_path: Path, rows: str, said: str
+) -> None:
+    grey_film(tmp_path / "data" / "fire.mkv")
+    head = "" if rows.startswith("at") else "at,x_center,y_center,width,height,name\n"
+    (tmp_path / "boxes.csv").write_text(head + rows)
+    (only,) = problems(tmp_path, layout="video", onset="10s", boxes="boxes.csv")
+    assert said in only
+
+
+def test_boxes_without_a_name_are_not_those_of_several_videos(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        grey_film(tmp_path / "data" / f"{name}.mkv")
+    (tmp_path / "on.csv").write_text("name,onset\na,10s\nb,10s\n")
+    (tmp_path / "boxes.csv").write_text("at,x_center,y_center,width,height\n10,0.5,0.5,0.2,0.2\n")
+    (said,) = problems(tmp_path, layout="video", onsets="on.csv", boxes="boxes.csv")
+    assert said.startswith("boxes: boxes.csv: has rows without a name")
+
+
 def test_an_onset_behind_the_end_of_a_video_is_found_on_import(tmp_path: Path) -> None:
     grey_film(tmp_path / "data" / "fire.mkv")
     settings = {"layout": "video", "path": str(tmp_path / "data"), "onset": "90s"}
@@ -701,6 +788,32 @@ def test_mixed_sizes_are_refused_and_can_be_left_out_with_their_reason(tmp_path:
     assert [fault.name for fault in done.skipped] == ["20160604_FIRE_a"]
     assert [c.id for c in load(out).scenario.cameras] == ["20160605_FIRE_b"]
     assert "is 80x60" in out.read_text()
+
+
+def test_where_all_is_broken_it_is_told_why(tmp_path: Path) -> None:
+    figlib(tmp_path / "data", "20160604_FIRE_a", [0], make=jpeg)
+    settings = {"layout": "figlib", "path": str(tmp_path / "data")}
+    with pytest.raises(UsageError, match="20160604_FIRE_a: one image only"):
+        import_dataset(settings, tmp_path / "out.yaml", skip_broken=True)
+
+
+def test_a_sound_recording_stays_beside_a_broken_one_of_its_name(tmp_path: Path) -> None:
+    figlib(tmp_path / "data" / "new", "20160604_FIRE_[a", [0, 60], make=jpeg)
+    figlib(tmp_path / "data" / "old", "20160604_FIRE_[a", [0], make=jpeg)
+    settings = {"layout": "figlib", "path": str(tmp_path / "data")}
+    import_dataset(settings, tmp_path / "out.yaml", skip_broken=True)
+    (only,) = load(tmp_path / "out.yaml").scenario.cameras
+    assert only.source.kind == "images"
+    assert only.source.path == "data/new/20160604_FIRE_[a"
+
+
+def test_the_name_of_a_folder_adds_no_line_to_the_scenario(tmp_path: Path) -> None:
+    folder = figlib(tmp_path / "data", "20160604_FIRE_a\nduration: 1s\x1b[2J", [0, 60], make=jpeg)
+    (folder / f"{T0}_+00000.jpg").write_bytes(b"")
+    settings = {"layout": "figlib", "path": str(tmp_path / "data")}
+    done = import_dataset(settings, tmp_path / "out.yaml")
+    assert any("20160604_FIRE_a?duration: 1s?[2J" in line for line in done.told)
+    assert load(tmp_path / "out.yaml").scenario.duration is None
 
 
 def test_a_figlib_folder_without_pictures_is_refused_and_not_passed_over(tmp_path: Path) -> None:
@@ -747,12 +860,26 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path: Path) -> None:
         ({"layout": "figlib", "split": "train:2"}, "--split: 'train:2' is no share of the fires"),
         ({"layout": "yolo", "interval": "soon"}, "--interval: 'soon' is no duration"),
         ({"layout": "sai"}, "--interval: is missing"),
+        ({"layout": "figlib", "at_once": 0}, "--at-once: Input should be greater than or equal"),
+        ({"layout": "figlib", "path": ""}, "path: is empty"),
+        ({"layout": "figlib", "path": "\udce9"}, "path: '\\udce9' is not UTF-8"),
+        (
+            {"layout": "figlib", "split": "val"},
+            "nothing was written, 1 problem:\n  split: 'val': figlib has no folders for its parts",
+        ),
+        (
+            {"layout": "figlib", "path": "nowhere"},
+            "nothing was written, 1 problem:\n  'nowhere' is not there",
+        ),
     ],
 )
-def test_a_wrong_option_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_a_wrong_option_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
     (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught:
-        import_dataset({"path": str(tmp_path / "data"), **settings}, tmp_path / "out.yaml")
+        import_dataset({"path": "data", **settings}, Path("out.yaml"))
     assert str(caught.value).startswith(said)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Look", "look"]
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from earlyfire_stream.errors import SourceError
-from earlyfire_stream.scenario.annotations import read_coco, read_yolo
+from earlyfire_stream.scenario.annotations import of_class, read_coco, read_yolo_all
 from earlyfire_stream.scenario.datasets import Fault, Recording
 from earlyfire_stream.scenario.image_names import images_in
 from earlyfire_stream.scenario.models import Camera, ImagesSource, StillsSource, VideoSource
@@ -33,6 +34,10 @@ class Look:
     faults: list[Fault] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     """Images that will be lost frames."""
+    smoke: int = 0
+    """Boxes that count as smoke in all labels."""
+    other: Counter[int] = field(default_factory=Counter)
+    """Class of the other boxes -> how many."""
 
 
 def look(
@@ -48,12 +53,13 @@ def look(
                 _images(recording, recording.source, base, result)
                 result.recordings.append(recording)
         except _Wrong as why:
-            result.faults.append(Fault(recording.name, *why.args))
+            message, hint = why.args
+            result.faults.append(Fault(recording.name, message, hint, recording.place))
         except SourceError as why:
-            result.faults.append(Fault(recording.name, str(why)))
+            result.faults.append(Fault(recording.name, str(why), "", recording.place))
         except OSError as why:
             message = f"{why.filename}: cannot be read: {why.strerror}"
-            result.faults.append(Fault(recording.name, message))
+            result.faults.append(Fault(recording.name, message, "", recording.place))
         progress(n + 1)
     return result
 
@@ -68,7 +74,7 @@ def _images(
     folder = base / source.path
     images = images_in(folder)
     if source.labels is not None:
-        images = _check_labels(source, folder, images, base / source.labels)
+        images = _check_labels(source, folder, images, base / source.labels, result)
     first: tuple[str, tuple[int, int]] | None = None
     unreadable = []
     for image in images:
@@ -89,16 +95,23 @@ def _images(
 
 
 def _check_labels(
-    source: ImagesSource | StillsSource, folder: Path, images: list[str], labels: Path
+    source: ImagesSource | StillsSource,
+    folder: Path,
+    images: list[str],
+    labels: Path,
+    result: Look,
 ) -> list[str]:
-    """Read every label; the images that are played."""
+    """Read and count every label; the images that are played."""
     if labels.suffix.lower() == ".json":
         coco = read_coco(labels)
-        return [i for i in images if coco.boxes_of(folder / i, source.smoke_class) is not None]
-    for image in images:
-        path = labels / f"{Path(image).stem}.txt"
-        if path.is_file():
-            read_yolo(path, source.smoke_class)
+        listed = {image: coco.all_of(folder / image) for image in images}
+        images = [image for image in images if listed[image] is not None]
+        found = [box for image in images for box in listed[image] or ()]
+    else:
+        paths = [labels / f"{Path(image).stem}.txt" for image in images]
+        found = [box for path in paths if path.is_file() for box in read_yolo_all(path)]
+    result.smoke += len(of_class(source.smoke_class, found))
+    result.other.update(kind for kind, _ in found if kind != source.smoke_class)
     return images
 
 

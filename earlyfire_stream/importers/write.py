@@ -4,18 +4,19 @@ from __future__ import annotations
 
 __all__ = ["Imported", "import_dataset"]
 
+import glob
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from earlyfire_stream.errors import UsageError
+from earlyfire_stream.errors import ScenarioError, UsageError
 from earlyfire_stream.importers.inspect import Look, look
 from earlyfire_stream.scenario import datasets
 from earlyfire_stream.scenario.catalogue import write_new
@@ -58,30 +59,34 @@ def import_dataset(
     """
     _check_head(name, speed)
     base = Path(os.path.abspath(output.parent))
-    settings = {key: value for key, value in settings.items() if value not in (None, (), False)}
+    # by identity: 0 equals False, and is a class of smoke and an onset
+    settings = {k: v for k, v in settings.items() if v is not None and v is not False and v != ()}
     for key in _PATHS:
         if key in settings:
-            settings[key] = _seen_from(base, str(settings[key]))
+            settings[key] = _seen_from(base, str(settings[key]), key)
     for key in ("only", "skip"):
         if key in settings:
             settings[key] = [
-                _seen_from(base, entry) if entry.lower().endswith(".txt") else entry
+                _seen_from(base, entry, key) if entry.lower().endswith(".txt") else entry
                 for entry in settings[key]
             ]
     found, looked = _looked(_dataset(settings), base, progress)
     broken = (*found.faults, *looked.faults)
     if broken and skip_broken and all(fault.name for fault in broken):
-        names = sorted({fault.name for fault in broken})
-        settings["skip"] = [*settings.get("skip", ()), *names]
+        settings["skip"] = [*settings.get("skip", ()), *_left_out(broken, found)]
         found, looked = _looked(_dataset(settings), base, progress)
         if found.faults or looked.faults:
-            raise _objection((*found.faults, *looked.faults))
+            raise _objection((*broken, *found.faults, *looked.faults))
     elif broken:
         raise _objection(broken)
     told = _told(_dataset(settings), found, looked, speed)
     text = _text(settings, name or _plain(settings), speed, told, broken)
-    loads(text, str(output), base)
-    return Imported(write_new(output, text, force=force), told, broken)
+    try:
+        loads(text, str(output), base)
+    except ScenarioError as why:  # its lines are those of a file that will not be written
+        raise _objection([Fault("", p.message, p.hint) for p in why.problems]) from why
+    skipped = tuple(replace(fault, message=_one_line(fault.message)) for fault in broken)
+    return Imported(write_new(output, text, force=force), told, skipped)
 
 
 def _check_head(name: str | None, speed: float) -> None:
@@ -100,8 +105,16 @@ def _check_head(name: str | None, speed: float) -> None:
         raise UsageError(f"--speed {speed:g}: write a number above 0, at most 10000") from error
 
 
-def _seen_from(base: Path, path: str) -> str:
+def _seen_from(base: Path, path: str, setting: str) -> str:
     """A path of the command line as the scenario names it: relative only where it lies below."""
+    if not path:
+        raise UsageError(f"{_option(setting)}: is empty, a path is needed")
+    try:
+        path.encode()
+    except UnicodeEncodeError as why:
+        raise UsageError(
+            f"{_option(setting)}: {path!a:.200} is not UTF-8, as a scenario has to be; rename it"
+        ) from why
     whole = os.path.abspath(os.path.expanduser(path))
     inside = os.path.relpath(whole, base)
     return whole if inside.startswith("..") else inside
@@ -138,9 +151,17 @@ def _looked(dataset: Dataset, base: Path, progress: Callable[[int], None]) -> tu
     return found, look(found.recordings, base, progress)
 
 
+def _left_out(broken: Sequence[Fault], found: Found) -> list[str]:
+    """What `skip` has to hold so that these are left out, and no sound one of the same name."""
+    wrong = {(fault.name, fault.place) for fault in broken}
+    every = wrong | {(recording.name, recording.place) for recording in found.recordings}
+    often = Counter(name for name, _ in every)
+    return sorted({glob.escape(name if often[name] == 1 else place) for name, place in wrong})
+
+
 def _objection(broken: Sequence[Fault]) -> UsageError:
     lines = [
-        f"  {fault.message}" + (f" ({fault.hint})" if fault.hint else "")
+        "  " + _one_line(fault.message) + (f" ({_as_options(fault.hint)})" if fault.hint else "")
         for fault in broken[:MAX_TOLD]
     ]
     if (more := len(broken) - MAX_TOLD) > 0:
@@ -194,13 +215,16 @@ def _told(dataset: Dataset, found: Found, looked: Look, speed: float) -> tuple[s
     sources = Counter(r.onset_source.partition(",")[0] for r in recordings if r.onset_source)
     if sources:
         lines.append("onset: " + ", ".join(f"{s} ({n})" for s, n in sources.most_common()))
+    if looked.other and not looked.smoke:
+        others = ", ".join(f"{kind} ({n})" for kind, n in looked.other.most_common(5))
+        lines.append(f"no box is of the class that is smoke; they are of {others}: --smoke-class")
     if looked.unreadable:
         lines.append(
             f"{_count(len(looked.unreadable), 'image')} that cannot be read will be lost frames: "
             + ", ".join(looked.unreadable[:3])
         )
     lines += _pace(dataset, recordings, speed)
-    return tuple(lines)
+    return tuple(map(_one_line, lines))
 
 
 def _pace(dataset: Dataset, recordings: Sequence[Recording], speed: float) -> list[str]:
@@ -261,5 +285,5 @@ def _text(
 
 
 def _one_line(text: str) -> str:
-    """As much of a message as a comment can hold; names of files may hold anything."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+    """As much of a message as a line can hold; names of files may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:600]

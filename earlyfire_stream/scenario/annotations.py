@@ -6,11 +6,20 @@ file and place. Numbers and edges may leave the frame by rounding and are then c
 
 from __future__ import annotations
 
-__all__ = ["ROUNDING", "Coco", "CocoImage", "parse_yolo", "read_coco", "read_yolo"]
+__all__ = [
+    "ROUNDING",
+    "Coco",
+    "CocoImage",
+    "of_class",
+    "parse_yolo",
+    "read_coco",
+    "read_yolo",
+    "read_yolo_all",
+]
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -28,6 +37,15 @@ _MAX_COCO_BYTES = 500_000_000
 
 def read_yolo(path: Path, smoke_class: int) -> tuple[Box, ...]:
     """The smoke boxes of one label file; SourceError names file and line of what is wrong."""
+    return of_class(smoke_class, read_yolo_all(path))
+
+
+def of_class(smoke_class: int, found: Iterable[tuple[int, Box]]) -> tuple[Box, ...]:
+    return tuple(box for kind, box in found if kind == smoke_class)
+
+
+def read_yolo_all(path: Path) -> tuple[tuple[int, Box], ...]:
+    """(class, box) of every line of one label file; SourceError as in `read_yolo`."""
     try:
         if path.stat().st_size > _MAX_LABEL_BYTES:
             raise SourceError(f"{path}: {path.stat().st_size:,} bytes are no YOLO label file")
@@ -36,25 +54,23 @@ def read_yolo(path: Path, smoke_class: int) -> tuple[Box, ...]:
         raise SourceError(f"{path}: cannot be read: {why.strerror}") from why
     except UnicodeDecodeError as why:
         raise SourceError(f"{path}: is no text file; YOLO labels are plain text") from why
-    return parse_yolo(text, smoke_class, str(path))
+    return parse_yolo(text, str(path))
 
 
-def parse_yolo(text: str, smoke_class: int, name: str) -> tuple[Box, ...]:
-    """The boxes of `smoke_class` in `class x_center y_center width height` lines.
+def parse_yolo(text: str, name: str) -> tuple[tuple[int, Box], ...]:
+    """(class, box) of each `class x_center y_center width height` line.
 
-    Every line is checked, those of other classes too. Numbers and edges may leave [0, 1] by
-    rounding (0.001) and are then clipped; more is an error, as is a box without an area.
+    Numbers and edges may leave [0, 1] by rounding (0.001) and are then clipped; more is an error,
+    as is a box without an area.
     """
     boxes = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            kind, box = _parse_line(line.split())
+            boxes.append(_parse_line(line.split()))
         except ValueError as why:
             raise SourceError(f"{name}:{number}: {why}") from why
-        if kind == smoke_class:
-            boxes.append(box)
     return tuple(boxes)
 
 
@@ -70,7 +86,7 @@ def _parse_line(fields: list[str]) -> tuple[int, Box]:
     except ValueError:
         raise ValueError(f"not a number in {' '.join(fields)!r:.80}") from None
     if not kind.is_integer() or kind < 0:
-        raise ValueError(f"the class is {fields[0]}, a whole number from 0 is needed")
+        raise ValueError(f"the class is {fields[0]:.40}, a whole number from 0 is needed")
     values = (xc, yc, w, h)
     if not all(math.isfinite(v) for v in values):
         raise ValueError(f"not a finite number in {' '.join(fields)!r:.80}")
@@ -117,9 +133,14 @@ class Coco:
 
     def boxes_of(self, image: Path, smoke_class: int) -> tuple[Box, ...] | None:
         """The smoke boxes of the file `image`, None if it is not in here."""
+        found = self.all_of(image)
+        return None if found is None else of_class(smoke_class, found)
+
+    def all_of(self, image: Path) -> tuple[tuple[int, Box], ...] | None:
+        """(category, box) of the file `image`, None if it is not in here."""
         for found in _by_name(self).get(image.name, ()):
             if image.parts[-len(found.file.parts) :] == found.file.parts:
-                return tuple(box for kind, box in found.boxes if kind == smoke_class)
+                return found.boxes
         return None
 
 
@@ -150,7 +171,7 @@ def read_coco(path: Path) -> Coco:
 def _read_coco(path: Path, _changed_ns: int, _size_bytes: int) -> Coco:
     try:
         whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as why:
+    except (ValueError, RecursionError) as why:  # ValueError: also a number of 5,000 digits
         raise SourceError(f"{path}: is no JSON: {why}") from why
     if not isinstance(whole, dict):
         raise SourceError(f"{path}: is no COCO file; an object with images and annotations is")
@@ -172,6 +193,10 @@ def _read_coco(path: Path, _changed_ns: int, _size_bytes: int) -> Coco:
             raise SourceError(f"{place}: id {key} stands there twice")
         names[key] = name
         sizes[key] = (_number(image, "width", place), _number(image, "height", place))
+    categories = {
+        _id(category, "id", f"{path}: categories[{n}]"): str(category.get("name", ""))
+        for n, category in enumerate(_listed(whole, "categories", path))
+    }
     boxes: dict[object, list[tuple[int, Box]]] = {key: [] for key in names}
     for n, annotation in enumerate(_listed(whole, "annotations", path)):
         place = f"{path}: annotations[{n}]"
@@ -179,11 +204,9 @@ def _read_coco(path: Path, _changed_ns: int, _size_bytes: int) -> Coco:
         if key not in names:
             raise SourceError(f"{place}: there is no image {key}")
         kind = _id(annotation, "category_id", place)
+        if kind not in categories:
+            raise SourceError(f"{place}: there is no category {kind}")
         boxes[key].append((kind, _box(annotation, sizes[key], place)))
-    categories = {
-        _id(category, "id", f"{path}: categories[{n}]"): str(category.get("name", ""))
-        for n, category in enumerate(_listed(whole, "categories", path))
-    }
     return Coco(
         path,
         categories,
@@ -207,19 +230,25 @@ def _id(entry: Mapping[str, Any], name: str, place: str) -> int:
 
 def _number(entry: Mapping[str, Any], name: str, place: str) -> float:
     value: Any = entry.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+    if not _is_number(value) or value <= 0:
         raise SourceError(f"{place}: {name} is {value!r:.40}, a number of pixels is needed")
     return float(value)
+
+
+def _is_number(value: object) -> bool:
+    """False also for whole numbers that no float can hold; JSON has them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _box(annotation: Mapping[str, Any], size: tuple[float, float], place: str) -> Box:
     """COCO's [left, top, width, height] in pixels as fractions of the frame."""
     bbox = annotation.get("bbox")
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(type(v) in (int, float) and math.isfinite(v) for v in bbox)
-    ):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(v) for v in bbox):
         raise SourceError(f"{place}: bbox is {bbox!r:.60}, [left, top, width, height] is needed")
     left, top, width, height = bbox
     if width <= 0 or height <= 0:

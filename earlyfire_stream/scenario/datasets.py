@@ -16,7 +16,6 @@ import csv
 import fnmatch
 import hashlib
 import heapq
-import math
 import os
 import re
 import statistics
@@ -59,6 +58,8 @@ _FIGLIB_FOLDER = re.compile(r"(\d{8}_.+)_([^_]+)")
 """`20160604_FIRE_rm-n-mobo-c`: the fire, then the camera."""
 _PYRONEAR_FOLDER = re.compile(r"(.+)_(\d+)_(\d{4}-\d{2}-\d{2})T\d{2}-\d{2}-\d{2}")
 _SAI_FOLDER = re.compile(r"(.+)-([01])")
+_HAS_PARTS = frozenset({"pyronear", "yolo", "coco"})
+"""Layouts with a folder for each part: train, val, test."""
 _UNTOLD = frozenset({"images", "frames", "img", "imgs"})
 """Folder names that say nothing about the recording."""
 
@@ -70,6 +71,8 @@ class Fault:
     name: str
     message: str
     hint: str = ""
+    place: str = ""
+    """As in `Recording`: tells it from others of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,13 @@ def find(dataset: Dataset, base: Path) -> Found:
         found.faults.append(Fault("", f"{why.filename}: cannot be read: {why.strerror}"))
     found.recordings.sort(key=lambda r: (natural_key(r.name), natural_key(r.place)))
     if not found.faults and not found.recordings:
-        why_none = f"all {found.left_out} recordings are left out" if found.left_out else "none"
-        hint = "look at only, skip and split" if found.left_out else _WANTED[dataset.layout]
-        message = f"{dataset.path!r:.200}: {why_none}"
-        if not found.left_out:
-            message = f"{dataset.path!r:.200}: no recording in it"
-        found.faults.append(Fault("", message, hint))
+        why_none, hint = "no recording in it", _WANTED[dataset.layout]
+        if found.left_out:
+            why_none = f"all {found.left_out} recordings are left out"
+            hint = "look at only, skip and split"
+        elif dataset.split is not None and not SPLIT.fullmatch(dataset.split):
+            why_none = f"no recording in a folder {dataset.split!r:.40} of it, as split asks"
+        found.faults.append(Fault("", f"{dataset.path!r:.200}: {why_none}", hint))
     return found
 
 
@@ -135,28 +139,32 @@ def cameras(dataset: Dataset, recordings: Sequence[Recording]) -> tuple[Camera, 
     for recording, camera_id, begin in zip(
         recordings, _ids(dataset, recordings), begins, strict=True
     ):
-        fires: tuple[Fire, ...] = ()
-        if recording.onset is not None:
-            fires = (
-                Fire(
-                    id=_name(recording.group),
-                    onset=recording.onset,
-                    end=recording.end,
-                    onset_source=recording.onset_source,
-                    boxes=recording.boxes,
-                ),
-            )
         made.append(
             Camera(
                 id=camera_id,
                 source=recording.source,
                 phase=begin,
-                fires=fires,
+                fires=_fires(recording),
                 perturb=dataset.perturb,
                 network=dataset.network,
             )
         )
     return tuple(made)
+
+
+def _fires(recording: Recording) -> tuple[Fire, ...]:
+    """ValidationError where its truth contradicts itself: a box before the onset, say."""
+    if recording.onset is None:
+        return ()
+    return (
+        Fire(
+            id=_name(recording.group),
+            onset=recording.onset,
+            end=recording.end,
+            onset_source=recording.onset_source,
+            boxes=recording.boxes,
+        ),
+    )
 
 
 def fraction(*words: str) -> float:
@@ -261,8 +269,13 @@ class _Root:
         self._only = self._patterns("only", dataset.only)
         self._skip = self._patterns("skip", dataset.skip)
         if not self.real.exists():
+            hint = "" if self.given.is_absolute() else "paths start at the scenario's own folder"
+            raise _Refused(f"{dataset.path!r:.200} is not there", hint)
+        part = None if SPLIT.fullmatch(dataset.split or "") else dataset.split
+        if part is not None and dataset.layout not in _HAS_PARTS:
             raise _Refused(
-                f"{dataset.path!r:.200} is not there", "paths start at the scenario's own folder"
+                f"split: {part!r:.40}: {dataset.layout} has no folders for its parts",
+                "write train:0.8 or test:0.2",
             )
         wants_file = dataset.layout == "coco"
         if dataset.layout != "video" and wants_file != self.real.is_file():
@@ -356,14 +369,22 @@ def _each(
         if not root.wants(name, place, group):
             found.left_out += 1
             continue
+        message, hint = "", ""
         try:
-            found.recordings.append(_shifted(make(), root.dataset.onset_shift))
+            made = _within(_shifted(make(), root.dataset.onset_shift))
+            _fires(made)
+            found.recordings.append(made)
         except _Skip as why:
-            found.faults.append(Fault(name, *why.args))
-        except (SourceError, ValidationError) as why:
-            found.faults.append(Fault(name, str(why)))
+            message, hint = why.args
+        except ValidationError as why:
+            said = why.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            message = f"{place or name}: {said}"
+        except SourceError as why:
+            message = str(why)
         except OSError as why:
-            found.faults.append(Fault(name, f"{why.filename}: cannot be read: {why.strerror}"))
+            message = f"{why.filename}: cannot be read: {why.strerror}"
+        if message:
+            found.faults.append(Fault(name, message, hint, place))
     for pattern in root.unused():
         found.faults.append(
             Fault("", f"{pattern!r:.80} in only or skip names no recording", "mend or remove it")
@@ -375,9 +396,24 @@ def _shifted(recording: Recording, shift: float) -> Recording:
         return recording
     onset = recording.onset + shift
     if onset < 0:
-        raise _Skip(f"onset_shift moves its onset to {onset:g} s, before its begin")
+        raise _Skip(
+            f"{recording.place or recording.name}: onset_shift moves its onset to {onset:g} s, "
+            "before its begin",
+            "shift by less, or skip it",
+        )
     moved = f"{recording.onset_source}, {shift:+g} s"
     return replace(recording, onset=onset, onset_source=moved)
+
+
+def _within(recording: Recording) -> Recording:
+    length = recording.length_s
+    if recording.onset is not None and length is not None and recording.onset >= length:
+        raise _Skip(
+            f"{recording.place or recording.name}: its onset at {recording.onset:g} s lies behind "
+            f"its end at {length:g} s",
+            "mend the onset; a recording without a fire has none",
+        )
+    return recording
 
 
 # --- clocks --------------------------------------------------------------------------------------
@@ -389,7 +425,7 @@ def _clock(
     """(usual gap, widest gap) of ascending times; _Skip where they cannot be a camera's."""
     gaps = [b - a for a, b in pairwise(times)]
     if not gaps:
-        raise _Skip(f"{place}: one image only; a recording needs two", f"skip: [{place}]")
+        raise _Skip(f"{place}: one image only; a recording needs two", "skip it")
     for n, gap in enumerate(gaps):
         if gap <= 0:
             raise _Skip(
@@ -556,32 +592,19 @@ def _labelled(
         unlabelled="empty" if missing else "refuse",
         gaps=dataset.gaps,
     )
-    return _within(
-        Recording(
-            name,
-            place,
-            _group(name),
-            made_of,
-            onset=onset,
-            end=end,
-            onset_source=onset_source,
-            frames=len(images),
-            cadence_s=usual,
-            length_s=times[-1] + usual,
-            widest_gap_s=widest,
-        )
+    return Recording(
+        name,
+        place,
+        _group(name),
+        made_of,
+        onset=onset,
+        end=end,
+        onset_source=onset_source,
+        frames=len(images),
+        cadence_s=usual,
+        length_s=times[-1] + usual,
+        widest_gap_s=widest,
     )
-
-
-def _within(recording: Recording) -> Recording:
-    length = recording.length_s
-    if recording.onset is not None and length is not None and recording.onset >= length:
-        raise _Skip(
-            f"{recording.place or recording.name}: its onset at {recording.onset:g} s lies behind "
-            f"its end at {length:g} s",
-            "mend the onset; a recording without a fire has none",
-        )
-    return recording
 
 
 def _timed(
@@ -596,7 +619,7 @@ def _timed(
         if epoch is None:
             raise _Skip(
                 f"{where}/{image}: its name does not begin with Unix epoch seconds",
-                "give interval instead of epoch_names",
+                "give interval: 30s, or whatever it is, instead of epoch_names",
             )
         stamps.append((epoch, image))
     stamps.sort()
@@ -707,8 +730,14 @@ def _sai(root: _Root, found: Found) -> None:
     dataset = root.dataset
     assert dataset.interval is not None
 
-    def recording(place: str, images: list[str], group: str, fire: bool) -> Recording:
+    def recording(place: str, images: list[str], read: re.Match[str] | None) -> Recording:
         assert dataset.interval is not None
+        if read is None:
+            where = place or root.given.name
+            raise _Skip(f"{where}: is no SAI name", "sec12-1 or sec12-0 is needed")
+        if not images:
+            raise _Skip(f"{place}: holds no picture", "fetch it again, or skip the folder")
+        fire = read[2] == "1"
         made = _labelled(root, place, images, place, dataset.interval, "empty")
         assert isinstance(made.source, ImagesSource)
         with os.scandir(root.real / place) as entries:
@@ -725,23 +754,16 @@ def _sai(root: _Root, found: Found) -> None:
             made = replace(
                 made, onset=at, onset_source="sai folder -1, first frame without a label"
             )
-        return replace(made, group=group)
+        return replace(made, group=read[1])
+
+    def is_named_like_one(place: str) -> bool:
+        return _SAI_FOLDER.fullmatch(place.rpartition("/")[2]) is not None
 
     def all_of_them() -> Iterable[_Wanted]:
-        for place, images in root.folders(lambda *_: True):
+        for place, images in root.folders(lambda *_: True, is_named_like_one):
             name = _told(place, root)
             read = _SAI_FOLDER.fullmatch(name)
-            if read is None:
-                found.faults.append(
-                    Fault(name, f"{place or name}: is no SAI name", "sec12-1 or sec12-0 is needed")
-                )
-                continue
-            yield (
-                name,
-                place,
-                read[1],
-                partial(recording, place, images, read[1], read[2] == "1"),
-            )
+            yield name, place, read[1] if read else name, partial(recording, place, images, read)
 
     _each(root, found, all_of_them())
 
@@ -782,14 +804,16 @@ def _coco(root: _Root, found: Found) -> None:
         except OSError:
             raise _Skip(
                 f"{real}: no such folder, {root.given.name} says that its images are there",
-                "say with `images` where they lie",
+                "give images: FOLDER, where they lie",
             ) from None
         missing = [file for file, _ in entries if file not in there]
         if missing:
             raise _Skip(
                 f"{real}/{missing[0]}: is not there ({len(missing)} of the {len(entries)} images "
                 f"that {root.given.name} lists)",
-                "copy it, or take it out of the file",
+                "give images: FOLDER, where they lie"
+                if len(missing) == len(entries)
+                else "copy it, or take it out of the file",
             )
         smoky = {file for file, smoke in entries if smoke}
         images = sorted({file for file, _ in entries}, key=natural_key)
@@ -814,20 +838,18 @@ def _coco(root: _Root, found: Found) -> None:
             smoke_class=smoke,
             gaps=dataset.gaps,
         )
-        return _within(
-            Recording(
-                name,
-                place,
-                _group(name),
-                source,
-                onset=known[0],
-                end=known[1],
-                onset_source=known[2],
-                frames=len(images),
-                cadence_s=usual,
-                length_s=times[-1] + usual,
-                widest_gap_s=widest,
-            )
+        return Recording(
+            name,
+            place,
+            _group(name),
+            source,
+            onset=known[0],
+            end=known[1],
+            onset_source=known[2],
+            frames=len(images),
+            cadence_s=usual,
+            length_s=times[-1] + usual,
+            widest_gap_s=widest,
         )
 
     def all_of_them() -> Iterable[_Wanted]:
@@ -864,6 +886,12 @@ def _video(root: _Root, found: Found) -> None:
             f"{dataset.path!r:.200}: has {len(files)} videos, one onset cannot hold for all",
             "give onsets: FILE with a row for each",
         )
+    if "" in tracks and len(files) > 1:
+        raise _Refused(
+            f"boxes: {dataset.boxes}: has rows without a name, which of the {len(files)} videos "
+            "they are of is not known",
+            "write it into a column `name`",
+        )
 
     def recording(place: str, name: str) -> Recording:
         known = given(name)
@@ -894,6 +922,7 @@ def _video(root: _Root, found: Found) -> None:
 
     _each(root, found, all_of_them())
     _check_all_named(given, found)
+    _check_known(dataset.boxes or "", set(tracks) - {""}, found)
 
 
 # --- what the user says --------------------------------------------------------------------------
@@ -945,13 +974,20 @@ def _given_onsets(root: _Root) -> _Onsets:
 
 def _check_all_named(given: _Onsets, found: Found) -> None:
     """A row for nothing is a slip of the pen, unless the recording is left out on purpose."""
-    names = {Path(n).stem if Path(n).suffix.lower() in VIDEOS else n for n in given.left}
+    _check_known(
+        given.file,
+        {Path(n).stem if Path(n).suffix.lower() in VIDEOS else n for n in given.left},
+        found,
+    )
+
+
+def _check_known(file: str, names: set[str], found: Found) -> None:
     known = {r.name for r in found.recordings} | {f.name for f in found.faults}
     if unknown := sorted(names - known, key=natural_key):
         if found.left_out:
             return
         found.faults.append(
-            Fault("", f"{given.file}: {unknown[0]!r:.80} names no recording", "mend or remove it")
+            Fault("", f"{file}: {unknown[0]!r:.80} names no recording", "mend or remove it")
         )
 
 
@@ -962,10 +998,13 @@ def _box_tracks(root: _Root) -> dict[str, tuple[BoxAt, ...]]:
     columns = ("at", "x_center", "y_center", "width", "height")
     tracks: dict[str, list[BoxAt]] = {}
     for place, row in _rows(root, "boxes", root.dataset.boxes, columns):
+        if empty := next((c for c in columns if not row[c]), None):
+            raise _Refused(f"{place}: {empty} is empty", "at, then fractions of the frame")
         at = _seconds(row["at"], place)
+        assert at is not None
         try:
             xc, yc, w, h = (float(row[c]) for c in columns[1:])
-            box = BoxAt(at=math.nan if at is None else at, box=(xc, yc, w, h))
+            box = BoxAt(at=at, box=(xc, yc, w, h))
         except ValueError as why:
             reason = str(why).partition("\n")[0]
             if isinstance(why, ValidationError):
