@@ -701,6 +701,8 @@ def test_a_video_without_a_word_about_fire_is_refused(tmp_path: Path) -> None:
     assert said.startswith("is missing: nothing in a video says when smoke first becomes visible")
     (quiet,) = cameras(tmp_path, layout="video", quiet=True)
     assert not quiet.fires
+    (smoky,) = cameras(tmp_path, layout="video", onset=0)
+    assert onsets([smoky]) == {"fire": 0.0}
 
 
 def test_each_of_several_videos_needs_its_own_onset(tmp_path: Path) -> None:
@@ -861,6 +863,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path: Path) -> None:
         ({"layout": "yolo", "interval": "soon"}, "--interval: 'soon' is no duration"),
         ({"layout": "sai"}, "--interval: is missing"),
         ({"layout": "figlib", "at_once": 0}, "--at-once: Input should be greater than or equal"),
+        ({"layout": "yolo", "smoke_class": -1}, "--smoke-class: Input should be greater than or"),
         ({"layout": "figlib", "path": ""}, "path: is empty"),
         ({"layout": "figlib", "path": "\udce9"}, "path: '\\udce9' is not UTF-8"),
         (

@@ -484,7 +484,7 @@ class Dataset(Model):
     """yolo, coco: file names begin with Unix epoch seconds."""
     gaps: Literal["refuse", "accept"] = "refuse"
     """A recording with a hole of more than three usual gaps is refused, or taken as it is."""
-    smoke_class: int | None = None
+    smoke_class: Annotated[int, Field(ge=0)] | None = None
     """None: 0, and for coco the category called smoke."""
     unlabelled: Literal["refuse", "empty"] = "refuse"
     """An image without a label file is an error, or counts as one with an empty file."""
@@ -525,7 +525,8 @@ class Dataset(Model):
                 "write the true time between two images, such as interval: 30s",
                 fields=("interval",),
             )
-        given = [n for n in ("onset", "onsets", "quiet") if getattr(self, n) not in (None, False)]
+        ways = {"onset": self.onset, "onsets": self.onsets, "quiet": self.quiet or None}
+        given = [name for name, value in ways.items() if value is not None]
         if len(given) > 1:
             yield Conflict((given[1],), f"{' and '.join(given)} are given, only one can be true")
         if self.layout == "video" and not given:
