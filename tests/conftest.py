@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.playing import Nursery
 
@@ -17,6 +18,9 @@ IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def pytest_configure() -> None:
+    # How long an example takes says nothing where the machine is busy with others.
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     # A shell starts background jobs with SIGINT ignored, and so would be every command of ours.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
