@@ -248,6 +248,8 @@ class CameraPlan:
     ignore: tuple[tuple[tuple[float, float], ...], ...] = ()
     outages: tuple[tuple[float, float], ...] = ()
     """Scripted (start, end); they count neither as exposure nor against anybody."""
+    network_outages: tuple[tuple[float, float], ...] = ()
+    """In which its network loses all: no fault's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1364,6 +1366,7 @@ def _plan(v: Mapping[str, Any]) -> CameraPlan:
         "fires": tuple(FirePlan(**f) for f in v["fires"]),
         "ignore": tuple(tuple((x, y) for x, y in polygon) for polygon in v["ignore"]),
         "outages": tuple((start, end) for start, end in v["outages"]),
+        "network_outages": tuple((start, end) for start, end in v.get("network_outages", ())),
     }
     return CameraPlan(**{**v, **parts})
 

@@ -144,6 +144,15 @@ def test_a_camera_that_the_scene_has_off_is_not_the_faults_doing() -> None:
     assert one.frames.by_fate == {"unsent": 6}
 
 
+def test_what_the_cameras_own_network_loses_in_an_outage_is_not_the_faults_doing() -> None:
+    # lost from 12 to 14 by the scene, from 10 to 12 and 14 to 16 by the fault
+    off = {"north": {"network_outages": ((12.0, 14.0),)}}
+    (one,) = told(played({"north": "F" * 10 + "xxxxxx" + "F" * 20}, partition(10, 16), plans=off))
+    assert (one.frames.scheduled, one.frames.harmed) == (6, 4)
+    assert one.frames.by_fate == {"lost": 6}
+    assert one.drops == Share(4, 6)
+
+
 def test_a_killed_run_harms_what_it_left_without_a_fate() -> None:
     killed = FaultPlan("gone", "host-consumer-killed", 20, 30)
     log = played({"north": "F" * 20 + "k" * 5}, killed, complete=False)

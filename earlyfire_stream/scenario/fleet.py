@@ -152,6 +152,7 @@ def camera_plan(camera: Camera, cadence_s: float | None, begins_at: float = 0.0)
         truth=camera.truth and camera.source.kind != "stream",
         ignore=camera.ignore,
         outages=tuple((w.start, w.end) for w in camera.outages),
+        network_outages=tuple((w.start, w.end) for w in camera.network.outages),
     )
 
 

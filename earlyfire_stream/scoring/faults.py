@@ -1,8 +1,8 @@
 """What each scripted fault did: the frames it harmed, how long recovery took, what it cost a fire.
 
-    harmed     a frame that its camera did not send (scripted outages aside), or that was lost,
-               undecodable, unreadable (bad_json), refused by the engine, expired or killed with
-               the run; or answered, or received, later than normal
+    harmed     a frame that its camera did not send, or that was lost (scripted outages of camera
+               and network aside), undecodable, unreadable (bad_json), refused by the engine,
+               expired or killed with the run; or answered, or received, later than normal
     normal     up to the 95th percentile over all frames outside every fault and its recovery: of
                capture to answer, and of capture to receipt with 0.1 s more; from 20 of them on,
                else none counts as late
@@ -26,7 +26,7 @@ from __future__ import annotations
 __all__ = ["FaultScore", "Harm", "Met", "Recovery", "Share", "Spread", "Ttfd", "faults"]
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -373,7 +373,7 @@ class _Fleet:
         killed = self.met(Fate.ABANDONED) & (
             (records < 0) | (reason == _REASONS.index(Reason.KILLED))
         )
-        self.ruined: Bools = self.met(*_WORTHLESS) | (self.met(Fate.UNSENT) & ~off) | killed
+        self.ruined: Bools = (self.met(*_WORTHLESS, Fate.UNSENT) & ~off) | killed
         """Harmed whatever the latency."""
         self.dropped: Bools = self.ruined | self.met(*_CROWDED_OUT)
         self.came = came
@@ -421,12 +421,17 @@ def _told(column: NDArray[Any], places: Whole, without: int) -> Whole:
 
 
 def _off(one: Footage) -> Bools:
-    """Frames that were not sent since the scenario has the camera off."""
-    off = np.zeros(len(one.captured_at), np.bool_)
-    for start, end in one.plan.outages:
-        off |= (one.captured_at >= start) & (one.captured_at < end)
-    off &= one.unsent == _REASONS.index(Reason.OUTAGE)
-    return off
+    """Frames that did not come since the scenario has the camera or its network off."""
+    unsent: Bools = one.unsent == _REASONS.index(Reason.OUTAGE)
+    lost: Bools = one.fate == _FATES.index(Fate.LOST)
+    return unsent & _in(one, one.plan.outages) | lost & _in(one, one.plan.network_outages)
+
+
+def _in(one: Footage, windows: Iterable[Interval]) -> Bools:
+    found = np.zeros(len(one.captured_at), np.bool_)
+    for start, end in windows:
+        found |= (one.captured_at >= start) & (one.captured_at < end)
+    return found
 
 
 # --- when it was ---------------------------------------------------------------------------------
