@@ -496,7 +496,7 @@ def _sections(name: str) -> dict[str, Any]:
     if _is_file(name):
         try:
             content = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
             why = getattr(error, "strerror", None) or error
             raise UsageError(f"prompt file {name}: cannot be read: {why}") from error
     else:

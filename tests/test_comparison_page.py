@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 from playwright.async_api import Browser
 
+from earlyfire_stream.errors import RunFolderError
 from earlyfire_stream.records import CameraPlan, FirePlan, RunLog
 from earlyfire_stream.report.comparison_page import render, write
 from earlyfire_stream.report.comparison_view import ComparisonPage, comparison_page
 from earlyfire_stream.report.comparison_words import verdict
+from earlyfire_stream.report.single_file import write_whole
 from earlyfire_stream.scoring.compare import Comparison, Side, compare
 from earlyfire_stream.scoring.curves import detection_curve
 from earlyfire_stream.verdict import Box, Fate, Truth, Verdict
@@ -260,3 +264,10 @@ async def test_on_paper_it_is_light_and_whole(chromium: Browser, page: Path) -> 
         assert re.sub(r"\s", "", ground) == "rgb(255,255,255)"
         assert await told.ask(UNDRAWN) == []
         assert len(await told.page.pdf()) > 20_000
+
+
+def test_what_is_no_file_is_not_replaced_by_a_page(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunFolderError, match="pipe: is no file; choose another place with -o"):
+        write_whole(tmp_path / "pipe", "<p>")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -199,6 +199,13 @@ def test_a_setting_that_the_layout_does_not_have_is_refused(tmp_path: Path) -> N
     assert said == "has no meaning for figlib (it takes gaps)"
 
 
+@pytest.mark.parametrize("setting", [{"onsets": "a\0b"}, {"only": ["a\0.txt"]}, {"path": "\0"}])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, setting: dict[str, Any]) -> None:
+    (tmp_path / "data").mkdir()
+    (said,) = problems(tmp_path, layout="yolo", **setting)
+    assert said.startswith(f"{next(iter(setting))}: a name with a NUL in it is none")
+
+
 def test_only_so_many_problems_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
     for n in range(20):
         figlib(tmp_path / "data", f"201606{n:02}_FIRE_a", [0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,10 @@ def test_a_starter_file_that_cannot_be_written_says_why(tmp_path: Path) -> None:
         init(tmp_path / "x.yaml", "figlb")
     with pytest.raises(UsageError, match="is a folder; name a file in it"):
         init(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a device or a pipe"):
+        init(tmp_path / "pipe", force=True)
+    assert not (tmp_path / "pipe").is_file()
     with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
         init(tmp_path / "none" / "x.yaml")
 

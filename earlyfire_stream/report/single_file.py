@@ -12,6 +12,7 @@ __all__ = ["filled", "write_whole"]
 import base64
 import contextlib
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -54,6 +55,8 @@ def filled(
 
 def write_whole(path: Path, text: str) -> None:
     """Write the page whole or not at all."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace even /dev/null
+        raise RunFolderError(f"{path}: is no file; choose another place with -o")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -68,8 +68,10 @@ def init(path: str | Path, template: str = "small", *, force: bool = False) -> P
 
 def write_new(path: Path, text: str, *, force: bool = False) -> Path:
     """Write a file whole or not at all; its folder must exist. UsageError names the remedy."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; name a file in it, such as {path / 'fleet.yaml'}")
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would replace even /dev/null
+        raise UsageError(f"{path} is a device or a pipe; name a file")
     try:
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

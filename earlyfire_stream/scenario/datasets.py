@@ -266,6 +266,10 @@ class _Root:
         self.given = Path(os.path.expanduser(dataset.path))
         """As sources name it."""
         self.real = base / self.given
+        for name in ("path", "images", "onsets", "boxes", "only", "skip"):
+            given = getattr(dataset, name) or ()
+            if any("\0" in text for text in ((given,) if isinstance(given, str) else given)):
+                raise _Refused(f"{name}: a name with a NUL in it is none", "mend or remove it")
         self._only = self._patterns("only", dataset.only)
         self._skip = self._patterns("skip", dataset.skip)
         if not self.real.exists():
