@@ -91,7 +91,8 @@ async def test_what_it_is_given_to_read_only_we_can_read_and_only_while_it_start
     async with embedded_broker(kind) as broker:
         assert seen == [0o700] + [0o600] * (2 if kind == "mosquitto" else 1)
         assert contents(temp_folder) == []
-        await broker.restart()
+        await broker.stop()
+        await broker.start()
         assert contents(temp_folder) == []
 
 
@@ -105,13 +106,11 @@ async def test_it_listens_on_loopback_only(kind: BrokerKind) -> None:
 async def test_it_can_be_restarted_on_its_port(kind: BrokerKind) -> None:
     async with embedded_broker(kind) as broker:
         before = broker.pid
-        await broker.restart()
-        assert broker.pid not in (None, before)
-        await mqtt_version(broker.address)
         await broker.stop()
         assert broker.pid is None
         await broker.stop()
         await broker.start()
+        assert broker.pid not in (None, before)
         await mqtt_version(broker.address)
 
 

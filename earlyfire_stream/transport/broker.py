@@ -146,10 +146,6 @@ class EmbeddedBroker:
                 process.stdin.close()
             await process.wait()
 
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
     def last_words(self) -> str:
         """The last lines that the broker wrote; never a password."""
         end = os.fstat(self._words.fileno()).st_size
