@@ -435,7 +435,7 @@ def _parts(found: Comparison) -> dict[str, Any] | None:
         means = np.mean([[list(p.to_json().values()) for p in each] for each in everywhere], axis=0)
         table.append(
             {
-                "label": f"mean of {_count(len(everywhere), 'view')} that all detected",
+                "label": f"mean of {len(everywhere)} found by all",
                 "mean": True,
                 "bars": [[_plain(s) for s in side] for side in means.tolist()],
             }
@@ -520,7 +520,7 @@ def _detection(found: Comparison) -> Iterator[SideRow]:
             label(place),
             (
                 f"{hits} of {len(views)}",
-                f"{low:.0%} to {high:.0%}",
+                f"{100 * low:.0f} to {100 * high:.0f} %",
                 "not reached" if median is None else duration(median),
                 duration(curve.rmst_s),
             ),

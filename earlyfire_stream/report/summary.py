@@ -189,9 +189,9 @@ def recovered(fault: FaultScore) -> str:
     return "0 s" if not found.harmed or found.max_s is None else duration(found.max_s)
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
     """`48.4 %`."""
-    return "n/a" if share is None else f"{100 * share:.1f} %"
+    return "n/a" if share is None else f"{100 * share:.{digits}f} %"
 
 
 # --- everything else -----------------------------------------------------------------------------

@@ -131,15 +131,21 @@ class Page:
     engine: str
     model: str
     begun: str
+    cameras: str
     played: str
+    host: str
+    """What the watcher ran on; an engine of its own may have run elsewhere."""
     badges: tuple[tuple[str, str], ...]
     """(tone, text); tones are `good`, `bad` and `plain`."""
     ttfd: Fact
+    ttfd_interval: str
+    """Of the median; `ttfd.interval` is that of the share detected."""
     within: tuple[tuple[str, str], ...]
     efs: Fact
     why_null: str
     false_alarms: Fact
     latency: Fact
+    spent: Fact
     terms: tuple[Term, ...]
     formula: str
     warnings: tuple[str, ...]
@@ -201,9 +207,12 @@ def page(
         engine=str(engine.get("name") or "no engine"),
         model=str(engine.get("model") or ""),
         begun=_begun(run),
+        cameras=_count(len(everything), "camera"),
+        host=_host(run.get("host") or {}),
         played="" if log.duration_s is None else duration(log.duration_s),
         badges=_badges(log, score),
         ttfd=_ttfd(score),
+        ttfd_interval=_median_between(score),
         within=_within(score),
         efs=Fact(
             "Early-Fire Score",
@@ -216,9 +225,11 @@ def page(
         latency=Fact(
             "Latency, median",
             seconds_text(score.latency.p50),
-            n=f"{score.latency.n:,} answers",
-            note="capture to answer, queueing included",
+            _seconds_between(score.latency_intervals["p50"]),
+            f"{score.latency.n:,} answers",
+            f"p95 {seconds_text(score.latency.p95)}; capture to answer, queueing included",
         ),
+        spent=_spent(score),
         terms=_terms(score),
         formula=_formula(score.terms),
         warnings=(*score.warnings, *map(str, run.get("warnings") or ()), *_distrust(log, drawn)),
@@ -289,6 +300,11 @@ def _begun(run: Mapping[str, Any]) -> str:
     return datetime.fromtimestamp(start_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def _host(host: Mapping[str, Any]) -> str:
+    cores = host.get("cores")
+    return _count(cores, "core") if isinstance(cores, int) else ""
+
+
 def _badges(log: RunLog, score: Score) -> tuple[tuple[str, str], ...]:
     said = []
     if log.run.get("interrupted"):
@@ -322,11 +338,14 @@ def _ttfd(score: Score) -> Fact:
     )
 
 
+def _median_between(score: Score) -> str:
+    sure = median_interval([v.ttfd_s for v in score.fires if v.ttfd_s is not None])
+    return "" if sure is None else _spanned(*sure)
+
+
 def _within(score: Score) -> tuple[tuple[str, str], ...]:
     shares = ((s, score.detected_within(s)) for s in DETECTED_WITHIN_S)
-    return tuple(
-        (f"{s // 60} min", f"{v:.0%}".replace("%", " %")) for s, v in shares if v is not None
-    )
+    return tuple((f"{s // 60} min", percent(v, 0)) for s, v in shares if v is not None)
 
 
 def _false_alarms(score: Score) -> Fact:
@@ -479,18 +498,18 @@ def _detection(score: Score) -> tuple[Fact, ...]:
         return ()
     detected = sum(v.parts is not None for v in score.fires)
     views = f"{total} views"
-    sure = median_interval([v.ttfd_s for v in score.fires if v.ttfd_s is not None])
+    sure = _median_between(score)
     facts = [
         Fact(
             "Views detected",
-            f"{detected / total:.0%}",
+            percent(detected / total, 0),
             _shares(wilson_interval(detected, total)),
             f"{detected} of {total}",
         ),
         Fact(
             "Median TTFD of the detected",
             seconds_text(score.median_ttfd_s),
-            "" if sure is None else _spanned(*sure),
+            sure,
             f"{detected} views",
             "" if sure or not detected else "an interval from 6 views on",
         ),
@@ -522,7 +541,7 @@ def _detection(score: Score) -> tuple[Fact, ...]:
         facts.append(
             Fact(
                 f"Within {seconds // 60} min",
-                f"{share:.0%}",
+                percent(share, 0),
                 _shares(wilson_interval(hits, total)),
                 f"{hits} of {total}",
             )
@@ -804,6 +823,17 @@ def _stages(score: Score) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
+def _spent(score: Score) -> Fact:
+    used = score.tokens
+    rate = used.visual_per_camera_hour
+    return Fact(
+        "Visual tokens per camera-hour",
+        f"{rate / 1e6:,.2f} M" if rate is not None and rate >= 1e6 else number(rate, 0),
+        n=f"{used.requests:,} requests in {number(used.camera_hours, 2)} camera-hours",
+        note=f"{number(used.visual_per_request, 0)} a request",
+    )
+
+
 def _tokens(log: RunLog, score: Score) -> tuple[Fact, ...]:
     used = score.tokens
     budget = log.run.get("settings", {}).get("budget", {})
@@ -832,7 +862,7 @@ def _tokens(log: RunLog, score: Score) -> tuple[Fact, ...]:
 def _ledger(score: Score) -> tuple[Fact, ...]:
     total = score.ledger.scheduled or sum(score.ledger.fates.values())
     return tuple(
-        Fact(what, f"{count:,}", n=f"{count / total:.1%}" if total else "")
+        Fact(what, f"{count:,}", n=percent(count / total) if total else "")
         for what, count in sorted(score.ledger.reasons.items(), key=lambda pair: -pair[1])
     )
 
@@ -985,8 +1015,8 @@ def _settings(log: RunLog) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...
                 "clock": run.get("clock"),
                 "speed": log.speed,
                 "broker": run.get("broker"),
-                "duration asked for, s": run.get("duration_s"),
-                "played, s": run.get("played_s"),
+                "duration asked for": _lasting(run.get("duration_s")),
+                "played": _lasting(run.get("played_s")),
             },
         ),
         (
@@ -1014,6 +1044,10 @@ def _settings(log: RunLog) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...
     )
 
 
+def _lasting(seconds: object) -> object:
+    return duration(float(seconds)) if isinstance(seconds, int | float) else seconds
+
+
 def _said(value: object) -> str:
     if isinstance(value, str):
         return value
@@ -1032,7 +1066,7 @@ def _between(bounds: Sequence[float] | None, digits: int) -> str:
 
 
 def _shares(bounds: Interval | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.0%} to {bounds[1]:.0%}"
+    return "" if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f} %"
 
 
 def _seconds_between(bounds: Interval | None) -> str:

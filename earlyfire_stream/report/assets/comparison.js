@@ -4,7 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const {
-    svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, plot, line,
+    svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, plot, caption, line,
     highest, kept,
   } = drawing;
   const charts = {};
@@ -71,9 +71,14 @@
       const floor = height - 36;
       let ticks = steps(-most, most, narrow ? 3 : 6, panel.seconds);
       if (ticks.length < 3) ticks = steps(-most, most, 6, panel.seconds);
-      for (const v of ticks) {
+      const told = [];  // from the middle outwards: a word for each line that has room for one
+      for (const v of ticks.sort((a, b) => Math.abs(a) - Math.abs(b))) {
         svg("line", { class: v ? "grid" : "zero", x1: X(v), x2: X(v), y1: head, y2: floor }, root);
-        svg("text", { x: X(v), y: floor + 14, "text-anchor": "middle" }, root, v > 0 ? `${write(v)} better` : v < 0 ? `${write(-v)} worse` : "0");
+        const words = v > 0 ? `${write(v)} better` : v < 0 ? `${write(-v)} worse` : "0";
+        const half = 3.3 * words.length + 3;
+        if (told.some(([x, w]) => Math.abs(x - X(v)) < w + half)) continue;
+        told.push([X(v), half]);
+        svg("text", { x: X(v), y: floor + 14, "text-anchor": "middle" }, root, words);
       }
       panel.rows.forEach((row, r) => {
         const top = head + r * rowHeight;
@@ -248,15 +253,16 @@
     const ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000].filter((v) => v <= most);
     const p = plot(figure, 300, { at: (v) => at(bent(v)), ticks, label: "false alarms per camera-day" },
       { low: 0, high: 1.04, ticks: [0, 0.25, 0.5, 0.75, 1], text: percent, label: "views detected" }, 56, 40);
-    data.operating.forEach((points, i) => {
-      const curve = points.filter((o) => !o.chosen);
-      svg("path", { d: line(curve.map((o) => [p.X(o.rate), p.Y(o.recall)])), style: `fill:none;stroke:${colour(i)};stroke-width:2.2;stroke-dasharray:${dash(i)};stroke-linejoin:round` }, p.root);
+    const ways = data.operating.map((points) => points.filter((o) => !o.chosen).map((o) => [p.X(o.rate), p.Y(o.recall)]));
+    const taken = [];
+    ways.forEach((way, i) => {
+      svg("path", { d: line(way), style: `fill:none;stroke:${colour(i)};stroke-width:2.2;stroke-dasharray:${dash(i)};stroke-linejoin:round` }, p.root);
     });
     data.operating.forEach((points, i) => {
       for (const o of points) {
         const x = p.X(o.rate), y = p.Y(o.recall);
         const made = o.chosen ? svg("circle", { cx: x, cy: y, r: 7 + i, style: `fill:none;stroke:${colour(i)};stroke-width:2.4;pointer-events:all` }, p.root) : dot(i, x, y, 3.2, p.root);
-        if (o.chosen) svg("text", { x: x + 11 + i, y: y - 8 + 14 * (i % 2), class: "strong" }, p.root, sides[i].label);
+        if (o.chosen) caption(p, taken, ways, x, y, sides[i].label, true, 9 + i);
         hover(made, () => `${sides[i].label}, ${o.chosen ? "as played" : `threshold ${o.threshold}`}\ndetected ${o.detected} of ${o.views}${between(o.recall_interval, percent)}\n${short(o.rate)} false a camera-day${between(o.rate_interval, short)}${o.ttfd === null ? "" : `\nmedian TTFD ${duration(o.ttfd)}`}`);
       }
     });

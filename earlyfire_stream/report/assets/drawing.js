@@ -90,7 +90,7 @@ const drawing = (() => {
     const right = width - 12, top = 14, floor = height - bottom;
     const X = x.at || scale(x.low, x.high, left, right);
     const Y = scale(y.low, y.high, floor, top);
-    for (const v of y.ticks || steps(y.low, y.high, 4)) {
+    for (const v of y.ticks || steps(y.low, y.high, 4, y.timed)) {
       svg("line", { class: "grid", x1: left, x2: right, y1: Y(v), y2: Y(v) }, root);
       svg("text", { x: left - 7, y: Y(v) + 4, "text-anchor": "end" }, root, (y.text || short)(v));
     }
@@ -101,6 +101,30 @@ const drawing = (() => {
     if (x.label) svg("text", { x: right, y: floor + 30, "text-anchor": "end" }, root, x.label);
     if (y.label) svg("text", { x: left, y: 9 }, root, y.label);
     return { root, X, Y, left, right, top, floor, width, height };
+  }
+  // Writes a name beside its point: at the first place around it that lies inside the chart, where no
+  // curve runs through it and no other name stands. What must be told is told at the first place
+  // without a name, crossed or not; all else is left out, as are points upon one that has its name.
+  function caption(p, taken, curves, x, y, text, must, gap = 9) {
+    if (!must && taken.some(([, , , u, v]) => Math.hypot(u - x, v - y) < 10)) return;
+    const w = 6.6 * text.length + 4, h = 13;
+    const spots = [[x + gap, y - h / 2], [x - gap - w, y - h / 2], [x - w / 2, y - gap - h], [x - w / 2, y + gap],
+      [x + 5, y - gap - h], [x + 5, y + gap], [x - 5 - w, y - gap - h], [x - 5 - w, y + gap]];
+    const inside = spots.filter(([a, b]) => a >= p.left && a + w <= p.right + 8 && b >= p.top - 12 && b + h <= p.floor - 1);
+    const free = inside.filter(([a, b]) => !taken.some(([c, d, other]) => a < c + other && c < a + w && b < d + h && d < b + h));
+    const crossed = ([a, b]) => curves.some((points) => points.some(([x1, y1], i) => {
+      if (!i) return false;
+      const [x0, y0] = points[i - 1], parts = Math.ceil(Math.hypot(x1 - x0, y1 - y0) / 3) || 1;
+      for (let n = 0; n <= parts; n++) {
+        const u = x0 + (x1 - x0) * n / parts, v = y0 + (y1 - y0) * n / parts;
+        if (a - 1 < u && u < a + w + 1 && b < v && v < b + h) return true;
+      }
+      return false;
+    }));
+    const spot = free.find((one) => !crossed(one)) || (must ? free[0] || spots[0] : null);
+    if (!spot) return;
+    taken.push([...spot, w, x, y]);
+    svg("text", { x: spot[0] + 2, y: spot[1] + 10.5, class: must ? "strong" : "" }, p.root, text);
   }
   const line = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
   const highest = (values, least) => Math.max(least, ...values.filter((v) => v !== null)) * 1.06;
@@ -148,12 +172,19 @@ const drawing = (() => {
       width = innerWidth;
       requestAnimationFrame(draw);
     });
+    const paper = matchMedia("print");
+    let folded = [];
+    paper.addEventListener("change", () => {
+      // what is folded away on a screen is told on paper, a scenario's whole text aside
+      if (paper.matches) folded = [...document.querySelectorAll("details:not([open], .wide)")];
+      for (const one of folded) one.open = paper.matches;
+    });
     addEventListener("beforeprint", print);
-    matchMedia("print").addEventListener("change", print);
+    paper.addEventListener("change", print);
   }
 
   return {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, tell,
-    hush, hover, nearest, plot, line, highest, column, dressed, kept,
+    hush, hover, nearest, plot, caption, line, highest, column, dressed, kept,
   };
 })();

@@ -10,7 +10,7 @@
 
   const {
     svg, element, fixed, short, clock, duration, cut, view, steps, scale, hush, hover, nearest, plot,
-    line, highest, column, kept,
+    caption, line, highest, column, kept,
   } = drawing;
   const brief = end - begin < 10;  // clocks would tell the same second twice
   const moment = (v) => brief ? `${short(v)} s` : clock(v);
@@ -101,8 +101,7 @@
     }
     if (s.median !== null) {
       svg("circle", { cx: p.X(s.median), cy: p.Y(0.5), r: 4, style: "fill:var(--accent)" }, p.root);
-      const turned = s.median > 0.62 * s.shown;
-      svg("text", { x: p.X(s.median) + (turned ? -9 : 9), y: p.Y(0.5) - 8, "text-anchor": turned ? "end" : "start", class: "strong" }, p.root, `median ${duration(s.median)}`);
+      caption(p, [], [points], p.X(s.median), p.Y(0.5), `median ${duration(s.median)}`, true);
     }
     svg("text", { x: p.left, y: p.floor + 52 }, p.root, s.censored.length && p.width > 460 ? "still undetected and watched (bars on the curve: the watching ended)" : "still undetected and watched");
     s.ticks.forEach((t, i) => svg("text", { x: p.X(t), y: p.floor + 70, "text-anchor": "middle", class: "strong" }, p.root, s.at_risk[i]));
@@ -126,16 +125,12 @@
       if (!points.length) return;
       const p = plot(figure, height, { low: -0.03 * most, high: most, ticks: steps(0, most, 6), label: below }, y, 56, below ? 40 : 26);
       const curve = points.filter((o) => !o.chosen).sort((a, b) => a.threshold - b.threshold);
-      svg("path", { class: "curve", d: line(curve.map((o) => [p.X(o.rate), p.Y(value(o))])) }, p.root);
-      const taken = [];
+      const way = curve.map((o) => [p.X(o.rate), p.Y(value(o))]);
+      svg("path", { class: "curve", d: line(way) }, p.root);
+      const taken = [[p.left, -2, 6.2 * y.label.length]];
       for (const o of [...points.filter((q) => q.chosen), ...curve]) {
         const x = p.X(o.rate), at = p.Y(value(o));
-        const flip = x > p.right - 64;
-        const place = at > p.floor - 8 ? at - 10 : at + 4;
-        if (o.chosen || !taken.some(([a, b]) => Math.abs(a - x) < 40 && Math.abs(b - place) < 12)) {
-          svg("text", { x: flip ? x - 11 : x + 11, y: place, "text-anchor": flip ? "end" : "start", class: o.chosen ? "strong" : "" }, p.root, o.chosen ? "as played" : String(o.threshold));
-          taken.push([x, place]);
-        }
+        caption(p, taken, [way], x, at, o.chosen ? "as played" : String(o.threshold), o.chosen, o.chosen ? 10 : 7);
         const dot = svg("circle", { cx: x, cy: at, r: o.chosen ? 6.5 : 3.6, style: o.chosen ? "fill:none;stroke:var(--ink);stroke-width:2.2;pointer-events:all" : "fill:var(--accent)" }, p.root);
         const range = o.rate_interval ? ` (95 %: ${short(o.rate_interval[0])} to ${short(o.rate_interval[1])})` : "";
         const found = o.recall_interval ? ` (95 %: ${Math.round(100 * o.recall_interval[0])} to ${Math.round(100 * o.recall_interval[1])} %)` : "";
@@ -144,7 +139,7 @@
     };
     panel(all.filter((o) => o.recall !== null), 190, { low: 0, high: 1.04, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => `${Math.round(v * 100)} %`, label: "views detected" }, (o) => o.recall, "", "");
     const timed = all.filter((o) => o.ttfd !== null);
-    panel(timed, 190, { low: 0, high: highest(timed.map((o) => o.ttfd), 1), text: (v) => v < 100 ? `${short(v)} s` : clock(v), label: "median TTFD of the detected" }, (o) => o.ttfd, "", "false alarms per camera-day");
+    panel(timed, 190, { low: 0, high: highest(timed.map((o) => o.ttfd), 1), timed: true, text: (v) => !v ? "0" : v < 60 ? `${short(v)} s` : clock(v), label: "median TTFD of the detected" }, (o) => o.ttfd, "", "false alarms per camera-day");
   };
 
   // --- false alarms ---

@@ -45,6 +45,14 @@ const timeline = (run) => {
       pen.moveTo(x, y - size); pen.lineTo(x + size, y); pen.lineTo(x, y + size); pen.lineTo(x - size, y); pen.closePath(); pen.stroke();
     } else { pen.arc(x, y, size * 0.8, 0, 7); pen.stroke(); }
   }
+  // Words over marks are read over a gap in them.
+  function said(pen, words, x, y) {
+    pen.save();
+    pen.strokeStyle = colours.card; pen.lineWidth = 3; pen.lineJoin = "round";
+    pen.strokeText(words, x, y);
+    pen.restore();
+    pen.fillText(words, x, y);
+  }
   function scenery(pen, lane, X, width, height) {
     for (const [, onset, over] of lane.fires) {
       const from = Math.max(0, X(onset)), to = Math.min(width, X(over ?? lane.until ?? run.end));
@@ -77,7 +85,7 @@ const timeline = (run) => {
       const row = from + room > width ? -1 : free.findIndex((x) => x <= from);
       if (!named || row < 0) continue;
       pen.textAlign = "left";
-      pen.fillText(id, from + 4, height - 6 - 12 * row);
+      said(pen, id, from + 4, height - 6 - 12 * row);
       free[row] = from + room;
     }
   }
@@ -157,7 +165,7 @@ const timeline = (run) => {
         const x = Math.max(left, X(onset)) + 4;
         const turned = x + pen.measureText(words).width > width;
         pen.textAlign = turned ? "right" : "left";
-        pen.fillText(words, turned ? x - 8 : x, 9);
+        said(pen, words, turned ? x - 8 : x, 9);
       }
     }
     pen.restore();
