@@ -521,46 +521,72 @@ def growing(bytes_a_window: int, count: int = 11, **more: Any) -> list[Window]:
 
 
 def test_a_leak_is_a_tenth_an_hour_and_says_when_memory_is_full() -> None:
-    """5 MB in 50 s are 360 MB/h of 1,030 MB: beyond 103 MB/h. At 1,055 MB in the last window of
-    0.1 MB/s there is room for 6,945 MB: 69,450 s."""
-    found = verdict_of("rss_slope engine", growing(5_000_000))
+    """12 MB in 50 s are 864 MB/h of 1,072 MB: beyond 107.2 MB/h, and 120 MB in all. At 1,132 MB in
+    the last window of 0.24 MB/s there is room for 6,868 MB: 28,617 s."""
+    found = verdict_of("rss_slope engine", growing(12_000_000))
     assert found.state is State.BREACHED
-    assert found.value == pytest.approx(360e6)
-    assert found.limit == pytest.approx(103e6)
-    assert found.interval == pytest.approx((360e6, 360e6))
-    assert found.exhausted_s == pytest.approx(69_450)
+    assert found.value == pytest.approx(864e6)
+    assert found.limit == pytest.approx(107.2e6)
+    assert found.interval == pytest.approx((864e6, 864e6))
+    assert found.exhausted_s == pytest.approx(28_616.67)
     assert found.given is False
 
 
-def test_slow_growth_first_buffers_and_what_settles_are_no_leak() -> None:
+def test_slow_growth_and_what_settles_are_no_leak() -> None:
     # 1 MB in 50 s: 72 MB/h of 1 GB
     assert verdict_of("rss_slope engine", growing(1_000_000)).state is State.HELD
-    # 1.5 MB in 50 s are more than a tenth an hour, and 15 MB in all
-    small = verdict_of("rss_slope engine", growing(1_500_000))
-    assert (small.state, "too little" in small.why) == (State.UNDECIDED, True)
     filled = [
-        window(n, processes={"engine": level(1_000_000_000 + min(n, 6) * 10_000_000)})
+        window(n, processes={"engine": level(1_000_000_000 + min(n, 6) * 30_000_000)})
         for n in range(1, 13)
     ]
     settled = verdict_of("rss_slope engine", filled)
     assert settled.state is not State.BREACHED
 
 
-def test_a_limit_of_ones_own_has_no_floor() -> None:
-    asked = replace(ASKED, slo=SLO(rss_slope=50e6))
-    found = verdict_of("rss_slope engine", growing(1_000_000), asked)
-    assert (found.state, found.limit, found.given) == (State.BREACHED, 50e6, True)
+def test_growth_that_an_hour_allows_is_too_short_to_judge() -> None:
+    """5 MB in 50 s are 360 MB/h of 1,030 MB, but 50 MB in all, of the 103 MB that are a tenth."""
+    young = verdict_of("rss_slope engine", growing(5_000_000))
+    assert (young.state, young.why, young.exhausted_s) == (
+        State.UNDECIDED,
+        "too short to judge: it grew by 50.0 MB in all, and what is young fills up",
+        None,
+    )
+    # 15 MB are more than a tenth of 109 MB, and may still be first buffers
+    small = [
+        window(n, processes={"broker": level(100_000_000 + n * 1_500_000)}) for n in range(1, 12)
+    ]
+    assert verdict_of("rss_slope broker", small).state is State.UNDECIDED
+
+
+def test_nothing_holds_while_growth_at_the_limit_could_not_be_seen() -> None:
+    """A tenth of 200 MB an hour is 56 kB in 10 s, and of 0.1 s it is 28 µs: no page, no bin."""
+    short = [window(n, begin_s=n - 1.0, end_s=float(n)) for n in range(1, 12)]
+    for what in ("rss_slope harness", "latency_slope"):
+        found = verdict_of(what, short)
+        assert (found.state, found.value) == (State.UNDECIDED, 0.0)
+        assert found.why == "too short to judge: growth at the limit would not show yet"
+    # 2 GB an hour are 5.6 MB in 10 s
+    asked = replace(ASKED, slo=SLO(rss_slope=2e9))
+    assert verdict_of("rss_slope harness", short, asked).state is State.HELD
+
+
+def test_a_limit_of_ones_own_is_breached_by_what_it_allows_in_an_hour() -> None:
+    """72 MB/h, and 10 MB in all: under what is told from first buffers where nobody set a limit."""
+    for limit, state in ((8e6, State.BREACHED), (50e6, State.UNDECIDED), (80e6, State.HELD)):
+        asked = replace(ASKED, slo=SLO(rss_slope=limit))
+        found = verdict_of("rss_slope engine", growing(1_000_000), asked)
+        assert (found.state, found.limit, found.given) == (state, limit, True)
 
 
 def test_a_process_that_was_started_again_is_judged_by_its_longest_life() -> None:
     """Seven windows of a leaking one, then three of its successor; a line across would fall."""
     lives = [
-        window(n, processes={"worker": level(500_000_000 + n * 8_000_000, pid=1)})
+        window(n, processes={"worker": level(500_000_000 + n * 10_000_000, pid=1)})
         for n in range(1, 8)
     ] + [window(n, processes={"worker": level(300_000_000, pid=2)}) for n in range(8, 11)]
     found = verdict_of("rss_slope worker", lives)
     assert (found.state, found.n) == (State.BREACHED, 7)
-    assert trends(lives, ASKED)["worker"].slope == pytest.approx(160_000)
+    assert trends(lives, ASKED)["worker"].slope == pytest.approx(200_000)
 
 
 def test_an_engine_that_gets_slower_is_told_by_its_own_time() -> None:
@@ -572,6 +598,18 @@ def test_an_engine_that_gets_slower_is_told_by_its_own_time() -> None:
     # the wait before the request is what the load makes
     waiting = [window(n, latency=histogram(*[0.1 * n] * 50)) for n in range(1, 12)]
     assert verdict_of("latency_slope", waiting).state is State.HELD
+
+
+def test_a_request_that_takes_a_little_longer_is_judged_by_a_limit_of_ones_own() -> None:
+    """2 ms more in each window are 20 ms of 0.112 s, 128 % an hour; 1 ms is 10 of 0.106 s."""
+
+    def judged(more_s: float, **limit: float) -> State:
+        slower = [window(n, request=histogram(*[0.1 + more_s * n] * 50)) for n in range(1, 12)]
+        return verdict_of("latency_slope", slower, replace(ASKED, slo=SLO(**limit))).state
+
+    assert judged(0.002) is State.UNDECIDED, "under a quarter"
+    assert judged(0.002, latency_slope=0.1) is State.BREACHED
+    assert judged(0.001, latency_slope=0.1) is State.UNDECIDED, "under a tenth"
 
 
 def test_one_step_up_is_no_slow_down() -> None:
@@ -699,10 +737,10 @@ def test_the_words_of_a_window_and_a_verdict() -> None:
         "soak  2:30 of 10:00  10 cameras  offered 10.0/s  served 1.0/s  drops 0.0 %  p50 0.199 s  "
         "p95 n/a  harness 200 MB"
     )
-    line = verdict_line(verdict_of("rss_slope engine", growing(5_000_000)))
+    line = verdict_line(verdict_of("rss_slope engine", growing(12_000_000)))
     assert line.plain == (
-        "✗ rss_slope engine +360.0 MB/h (+360.0 MB/h to +360.0 MB/h), limit +103.0 MB/h, n 11: at "
-        "that slope memory is full in 19:17:30 h"
+        "✗ rss_slope engine +864.0 MB/h (+864.0 MB/h to +864.0 MB/h), limit +107.2 MB/h, n 11: at "
+        "that slope memory is full in 7:56:57 h"
     )
 
 

@@ -7,7 +7,7 @@ their bins are added, which is how the windows of a crashed run and of the next 
 
 from __future__ import annotations
 
-__all__ = ["Histogram", "percentile_interval"]
+__all__ = ["BIN_SHARE", "Histogram", "percentile_interval"]
 
 import math
 from collections import Counter
@@ -19,7 +19,9 @@ import numpy as np
 from earlyfire_stream.scoring.statistics import ALPHA, FLOORS, MIN_CLUSTERS, RESAMPLES, SEED
 
 LEAST_S = 1e-4
-STEP = math.log(1.01)
+BIN_SHARE = 0.01
+"""A bin's width, of its lower end."""
+STEP = math.log(1 + BIN_SHARE)
 BINS = 2000
 
 

@@ -5,11 +5,16 @@ within, else undecided: that more must be measured is no pass. Windows of warmin
 a scripted fault touches, are left out; of a ramp only what comes after its last step counts.
 
 Memory and slowing down are judged in any case. What is taken for a leak there: a process that grows
-by more than a tenth of its memory an hour, by LEAK_BYTES in all at least, both at the lower end of
-the interval, and in the later half of the windows still. The tenth is what a day makes into three
-times the memory, slower growth being the business of a limit of one's own; the bytes keep the first
-buffers of a short soak out; the later half keeps out what fills up and then stays. The same holds
-for the time that a request takes, with SLOWER of it and SLOWER_S in all instead of the bytes.
+by more than a tenth of its memory an hour, at the lower end of the interval, and in the later half
+of the windows still. The tenth is what a day makes into three times the memory, slower growth being
+the business of a limit of one's own; the later half keeps out what fills up and then stays. The
+same holds for the time that a request takes.
+
+A slope is of an hour, and a soak may last a minute: it is too short to judge in both directions. A
+process that is young fills up, so growth is no breach until, at the lower end of the interval, it
+has come to what an hour allows (or to LEAK_BYTES, or SLOWER and SLOWER_S, where nobody set a
+limit); and nothing holds while growth at the very limit could not have been seen: less than
+PIECE_BYTES, or than a histogram's bin.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from earlyfire_stream.scenario.models import SLO
 from earlyfire_stream.scoring.statistics import median_interval, wilson_interval
 from earlyfire_stream.scoring.trend import MIN_POINTS, Trend, trend
 from earlyfire_stream.soak.asked import Asked, Ramp, steps
-from earlyfire_stream.soak.histogram import Histogram, percentile_interval
+from earlyfire_stream.soak.histogram import BIN_SHARE, Histogram, percentile_interval
 from earlyfire_stream.soak.windows import Part, Window, is_steady
 
 HOUR_S = 3600.0
@@ -34,6 +39,8 @@ LEAK_SHARE = 0.1
 """Of a process's memory, an hour."""
 LEAK_BYTES = 16_000_000
 """In all. Allocators take memory in pieces of a few megabytes."""
+PIECE_BYTES = 2**20
+"""The least that CPython's allocator takes: what grows by less may show as nothing at all."""
 SLOWER_SHARE = 0.1
 """Of the time that a request takes, an hour."""
 SLOWER = 0.25
@@ -71,7 +78,8 @@ class Verdict:
     why: str = ""
     """In words, where there is more to say."""
     exhausted_s: float | None = None
-    """Memory: wall seconds from the last window until `memory_bytes`, as the line goes on."""
+    """Memory: wall seconds from the last window until `memory_bytes`, as the line goes on; None
+    where it does not grow for sure, or was judged too short to say."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -123,6 +131,25 @@ def _state(low: float | None, high: float | None, limit: float) -> State:
     if low is not None and low > limit:
         return State.BREACHED
     return State.HELD if high is not None and high <= limit else State.UNDECIDED
+
+
+def _state_of_slope(
+    line: Trend, limit: float, enough: float, least: float, young: str
+) -> tuple[State, str]:
+    """And why, if it cannot be told. All in the line's own unit, `limit` of it an hour.
+
+    `enough`: growth in all without which nothing is breached, `young` the words for that; `least`:
+    the smallest growth that is seen.
+    """
+    low, high = (end * HOUR_S for end in line.interval)
+    state = _state(low, high, limit)
+    if state is State.BREACHED and line.later * HOUR_S <= limit:
+        return State.UNDECIDED, "it grew, and no longer does; soak longer to be sure"
+    if state is State.BREACHED and line.surely_grown < enough:
+        return State.UNDECIDED, f"too short to judge: {young}"
+    if state is State.HELD and limit * line.span_s / HOUR_S < least:
+        return State.UNDECIDED, "too short to judge: growth at the limit would not show yet"
+    return state, ""
 
 
 def _latency(steady: Sequence[Window], limit_s: float) -> Verdict:
@@ -215,16 +242,12 @@ def _memory(role: str, points: Points, slo: SLO, memory_bytes: int) -> Verdict:
         limit = slo.rss_slope
         return Verdict(what, State.UNDECIDED, "bytes/h", limit, None, None, len(points), given, why)
     limit = LEAK_SHARE * line.level if slo.rss_slope is None else slo.rss_slope
+    enough = limit if given else max(limit, LEAK_BYTES)
+    young = f"it grew by {line.grown / 1e6:.1f} MB in all, and what is young fills up"
+    state, why = _state_of_slope(line, limit, enough, PIECE_BYTES, young)
     low, high = (end * HOUR_S for end in line.interval)
-    state = _state(low, high, limit)
-    why = ""
-    if state is State.BREACHED and line.later * HOUR_S <= limit:
-        state, why = State.UNDECIDED, "it grew, and no longer does; soak longer to be sure"
-    elif state is State.BREACHED and not given and line.surely_grown < LEAK_BYTES:
-        state = State.UNDECIDED
-        why = f"by {line.grown / 1e6:.1f} MB in all: too little to tell from first buffers"
     left_s = None
-    if line.slope > 0 and low > 0:
+    if line.slope > 0 and low > 0 and not why:
         left_s = max(0.0, (memory_bytes - line.at_end) / line.slope)
     return Verdict(
         what,
@@ -253,18 +276,11 @@ def _slower(steady: Sequence[Window], slo: SLO) -> Verdict:
             "latency_slope",
             *(State.UNDECIDED, "share/h", limit, None, None, len(points), given, why),
         )
+    enough = limit * line.level if given else max(SLOWER_S, SLOWER * line.level)
+    young = f"it grew by {line.grown * 1e3:.1f} ms in all, as on a machine that warms up"
+    least = BIN_SHARE * line.level
+    state, why = _state_of_slope(line, limit * line.level, enough, least, young)
     low, high = (end * HOUR_S / line.level for end in line.interval)
-    state = _state(low, high, limit)
-    why = ""
-    if state is State.BREACHED and line.later * HOUR_S / line.level <= limit:
-        state, why = State.UNDECIDED, "it grew, and no longer does; soak longer to be sure"
-    elif (
-        state is State.BREACHED
-        and not given
-        and line.surely_grown < max(SLOWER_S, SLOWER * line.level)
-    ):
-        state = State.UNDECIDED
-        why = f"by {line.grown * 1e3:.1f} ms in all: too little to tell from a warm machine"
     value = line.slope * HOUR_S / line.level
     return Verdict("latency_slope", state, "share/h", limit, value, (low, high), line.n, given, why)
 
