@@ -6,6 +6,7 @@ __all__ = [
     "Result",
     "Variant",
     "bench",
+    "check_engines",
     "comparison",
     "engine_options",
     "paired",
@@ -13,14 +14,17 @@ __all__ = [
     "variants",
 ]
 
+import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.table import Table
 
+from earlyfire_stream.clock import Clock
+from earlyfire_stream.engines import create
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.records import load
 from earlyfire_stream.reel import Shelf
@@ -45,6 +49,7 @@ class Result:
     variant: Variant
     folder: Path
     score: Score
+    interrupted: bool = False
 
 
 def variants(
@@ -65,7 +70,13 @@ def variants(
     for engine in engines or own:
         for sampling, wording in itertools.product(samplings or own, prompts or own):
             options = engine_options(engine) | sampling_options(sampling) | {"prompt": wording}
-            other = with_overrides(scenario, settings, **options)
+            try:
+                other = with_overrides(scenario, settings, **options)
+            except UsageError as why:
+                option, _, said = str(why).partition(": ")
+                if sampling is None or not option.startswith(("--policy", "--idle")):
+                    raise
+                raise UsageError(f"--sampling {sampling!r}: {said}") from why
             name = " ".join(filter(None, (engine, sampling, wording))) or scenario.engine.name
             chosen.append(Variant(name, other))
     return chosen
@@ -91,27 +102,39 @@ def sampling_options(text: str | None) -> dict[str, Any]:
         raise UsageError(f"--sampling {text!r}: {why}") from why
 
 
+def check_engines(chosen: Iterable[tuple[Scenario, Path]]) -> None:
+    """Make every engine, unopened: one that cannot be is told before hours are spent on others.
+
+    `chosen` are scenarios with the folders that their paths start from. UsageError names what is
+    wrong: a profile, an option, a recording that is not there. No server is asked.
+    """
+
+    async def made() -> None:
+        for scenario, base in chosen:
+            create(scenario.engine, Clock(), scenario.seed, base=base)
+
+    asyncio.run(made())
+
+
 Play: TypeAlias = Callable[[Variant, Loaded, Options], Outcome]
 """Plays one variant to its end, showing how it goes."""
 
 
 def bench(
     loaded: Loaded, chosen: Sequence[Variant], options: Options, play: Play
-) -> tuple[list[Result], bool]:
+) -> Iterator[Result]:
     """Play every variant in turn; each leaves a run folder of its own.
 
-    An interrupted variant is the last: its part is scored. The second value says so.
+    An interrupted variant is the last: its part is scored.
     """
-    results = []
     if any(v.scenario.sampling.policy == "adaptive" for v in chosen):
         options = replace(options, shelf=Shelf())
     for variant in chosen:
         outcome = play(variant, replace(loaded, scenario=variant.scenario), options)
         assert outcome.score is not None
-        results.append(Result(variant, outcome.folder, outcome.score))
+        yield Result(variant, outcome.folder, outcome.score, outcome.interrupted)
         if outcome.interrupted:
-            return results, True
-    return results, False
+            return
 
 
 def comparison(results: Sequence[Result]) -> Table:

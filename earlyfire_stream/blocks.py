@@ -356,6 +356,19 @@ Play: TypeAlias = Callable[[Job, Options], Outcome]
 """Plays one run to its end, showing how it goes."""
 
 
+_ASKED: Mapping[str, Any] = {
+    "block": str,
+    "engine": str,
+    "data": str | None,
+    "prompt": str | None,
+    "settings": list,
+    "speed": float | int | None,
+    "duration": float | int | None,
+    "seed": int | None,
+}
+"""What a bench was begun with, by name."""
+
+
 class Ledger:
     """The folder of a bench: what was asked, and the run folder of everything that is finished."""
 
@@ -395,6 +408,11 @@ class Ledger:
             asked, done = state["asked"], state["done"]
             if not isinstance(asked, dict) or not isinstance(done, dict):
                 raise TypeError("asked and done must be objects")
+            for name, kinds in _ASKED.items():
+                if not isinstance(asked.get(name), kinds):
+                    raise TypeError(f"asked: {name} is {asked.get(name)!r:.40}")
+            if not all(isinstance(setting, str) for setting in asked["settings"]):
+                raise TypeError("asked: settings must be texts")
         except FileNotFoundError:
             raise UsageError(f"--resume {folder}: no bench was begun there") from None
         except (OSError, LookupError, TypeError, ValueError) as why:

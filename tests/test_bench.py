@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from earlyfire_stream import run
 from earlyfire_stream.bench import variants
-from earlyfire_stream.cli import app
-from earlyfire_stream.errors import UsageError
-from earlyfire_stream.scenario.load import loads
+from earlyfire_stream.cli import app, benching
+from earlyfire_stream.errors import EngineUnavailable, UsageError
+from earlyfire_stream.scenario.load import Loaded, loads
 
 QUICK = """
 earlyfire: 1
@@ -69,9 +72,18 @@ def test_nothing_named_is_the_scenario_as_it_stands() -> None:
     assert (only.name, only.scenario) == ("simulated", scenario)
 
 
-def test_a_sampling_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(UsageError, match="--sampling 'fixed:soon'"):
-        variants(loads(QUICK).scenario, [], ["fixed:soon"])
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ("fixed:soon", "--sampling 'fixed:soon': 'soon' is no duration"),
+        ("fix:5s", "--sampling 'fix:5s': must be 'fixed', 'adaptive' or 'every'"),
+        ("fixed:1s", "--sampling 'fixed:1s': sampling.idle: must be at least 3s"),
+    ],
+)
+def test_a_sampling_that_cannot_be_is_named_as_it_was_written(sampling: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        variants(loads(QUICK).scenario, [], [sampling])
+    assert str(caught.value).startswith(said)
 
 
 def test_two_prompts_are_played_on_the_same_frames_and_held_against_each_other(
@@ -101,3 +113,40 @@ def test_a_setting_that_cannot_be_is_told_before_anything_is_played(tmp_path: Pa
     assert isinstance(result.exception, UsageError)
     assert "there is no prompt 'v2'; did you mean 'v1'?" in str(result.exception)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("second", ["simulated:nobody", "recorded:nowhere"])
+def test_an_engine_that_cannot_be_is_told_before_the_first_is_played(
+    tmp_path: Path, second: str
+) -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", str(scenario_file(tmp_path)), "--engine", f"simulated:perfect,{second}",
+         "--out", str(tmp_path / "runs")],
+    )  # fmt: skip
+    assert isinstance(result.exception, UsageError)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_played_before_an_engine_failed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., Any] = benching.play
+    asked: list[Loaded] = []
+
+    def fails_the_second_time(play: object, loaded: Loaded, *more: Any) -> run.Outcome:
+        asked.append(loaded)
+        if len(asked) == 2:
+            raise EngineUnavailable("nobody answers")
+        outcome: run.Outcome = real(play, loaded, *more)
+        return outcome
+
+    monkeypatch.setattr(benching, "play", fails_the_second_time)
+    result = CliRunner().invoke(
+        app,
+        ["bench", str(scenario_file(tmp_path)), "--sampling", "every,fixed:5s",
+         "--out", str(tmp_path / "runs")],
+    )  # fmt: skip
+    assert isinstance(result.exception, EngineUnavailable)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"written: {folder}" in result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from earlyfire_stream import blocks, cli, run
-from earlyfire_stream.cli import app
+from earlyfire_stream import blocks, run
+from earlyfire_stream.cli import app, benching
 from earlyfire_stream.clock import virtual_run
-from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.errors import EngineUnavailable, RunFolderError, UsageError
+from earlyfire_stream.lingering import INTERRUPTED
 from earlyfire_stream.scenario.load import Loaded, load, loads
 from tests.fakes.ollama import Answer, FakeOllama
 from tests.playing import camera, pictures, scenario
@@ -144,13 +146,19 @@ def test_a_live_camera_is_no_footage_for_a_bench() -> None:
 # --- playing, and going on ---
 
 
+ASKED = {
+    "block": "localization", "engine": "simulated:perfect", "data": None, "prompt": None,
+    "settings": [], "speed": None, "duration": None, "seed": None,
+}  # fmt: skip
+
+
 def played(job: blocks.Job, options: run.Options) -> run.Outcome:
     return virtual_run(run.play(job.loaded, options, [], asyncio.Event()))
 
 
 def test_an_interrupted_bench_goes_on_where_it_was(tmp_path: Path) -> None:
     plan = blocks.jobs(["localization"], ["simulated:perfect"], footage(tmp_path))
-    ledger = blocks.Ledger.new(tmp_path / "out", {"block": "localization"})
+    ledger = blocks.Ledger.new(tmp_path / "out", ASKED)
     seen: list[str] = []
 
     def stops_at_the_second(job: blocks.Job, options: run.Options) -> run.Outcome:
@@ -165,7 +173,7 @@ def test_an_interrupted_bench_goes_on_where_it_was(tmp_path: Path) -> None:
     assert cell.why == "not finished"
 
     again = blocks.Ledger.resume(ledger.folder)
-    assert again.asked == {"block": "localization"}
+    assert again.asked == ASKED
     folders, interrupted = blocks.play_all(
         plan, again, lambda job, options: seen.append(job.part) or played(job, options),
         lambda _: None,
@@ -190,6 +198,25 @@ def test_a_folder_without_a_bench_and_a_broken_one_are_told_apart(tmp_path: Path
         blocks.Ledger.resume(tmp_path)
     (tmp_path / "state.json").write_text("[]")
     with pytest.raises(RunFolderError, match=r"state\.json: cannot be read"):
+        blocks.Ledger.resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"block": None}, "asked: block is None"),
+        ({"data": 5}, "asked: data is 5"),
+        ({"settings": "engine"}, "asked: settings is 'engine'"),
+        ({"settings": [1]}, "asked: settings must be texts"),
+        ({"duration": "1s"}, "asked: duration is '1s'"),
+    ],
+)
+def test_a_bench_that_was_asked_for_something_else_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    state = {"schema": 1, "asked": {**ASKED, **changes}, "done": {}}
+    (tmp_path / "state.json").write_bytes(orjson.dumps(state))
+    with pytest.raises(RunFolderError, match=re.escape(f"state.json: cannot be read: {said}")):
         blocks.Ledger.resume(tmp_path)
 
 
@@ -276,6 +303,9 @@ async def test_reasons_are_paid_for_and_change_no_verdict(tmp_path: Path) -> Non
         (["--block", "all", "--resume", "x"], "--resume goes on with what was asked then"),
         (["--block", "all", "--engine", "olama"], "did you mean ollama?"),
         (["--block", "all", "--prompt", "v7"], "there is no prompt 'v7'"),
+        (["--block", ""], "--block: name one of"),
+        (["--block", "early", "--engine", "baseline,simulated:x"], "profile 'x' is unknown"),
+        (["--block", "early", "--engine", "baseline,recorded:/x"], "/x: no such run folder"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_made(
@@ -291,17 +321,36 @@ def test_an_interrupted_bench_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     footage(tmp_path)
-    real: Callable[..., Any] = cli._play
+    real: Callable[..., Any] = benching.play
 
     def interrupted(*arguments: Any) -> run.Outcome:
         return dataclasses.replace(real(*arguments), interrupted=True)
 
-    monkeypatch.setattr(cli, "_play", interrupted)
+    monkeypatch.setattr(benching, "play", interrupted)
     result = CliRunner().invoke(
         app,
         ["bench", str(tmp_path / "tiny.yaml"), "--block", "localization",
          "--engine", "simulated:perfect", "--out", str(tmp_path / "runs")],
     )  # fmt: skip
-    assert result.exit_code == cli.INTERRUPTED
+    assert result.exit_code == INTERRUPTED
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"go on with: earlyfire bench --resume {folder}" in result.output.replace("\n", "")
+
+
+def test_a_bench_that_fails_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    footage(tmp_path)
+
+    def gone(*_: Any) -> run.Outcome:
+        raise EngineUnavailable("nobody answers")
+
+    monkeypatch.setattr(benching, "play", gone)
+    result = CliRunner().invoke(
+        app,
+        ["bench", str(tmp_path / "tiny.yaml"), "--block", "localization",
+         "--engine", "simulated:perfect", "--out", str(tmp_path / "runs")],
+    )  # fmt: skip
+    assert isinstance(result.exception, EngineUnavailable)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"is kept; go on with: earlyfire bench --resume {folder}" in result.output

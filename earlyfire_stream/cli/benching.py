@@ -23,7 +23,7 @@ from earlyfire_stream.cli.options import (
 )
 from earlyfire_stream.cli.playing import play
 from earlyfire_stream.contract import check_prompt
-from earlyfire_stream.errors import UsageError
+from earlyfire_stream.errors import EarlyfireError, UsageError
 from earlyfire_stream.lingering import INTERRUPTED
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, load
@@ -72,7 +72,7 @@ def bench_command(
             raise UsageError("SCENARIO and --data both name the footage; give one of them")
         shown = scenario or data
         asked = {
-            "block": block or "all",
+            "block": "all" if block is None else block,
             "engine": engine or "baseline",
             "data": None if shown is None else str(catalogue.find(shown).absolute()),
             "prompt": prompt,
@@ -100,23 +100,33 @@ def bench_command(
     )
     for variant in chosen:
         check_prompt(variant.scenario.engine.prompt)
+    bench.check_engines((variant.scenario, base.base) for variant in chosen)
     numbers = itertools.count(1)
 
     def play_one(variant: bench.Variant, asked: Loaded, options: run.Options) -> run.Outcome:
         typer.echo(f"playing {next(numbers)} of {len(chosen)}: {variant.name}", err=True)
         return play(run.play, asked, options)
 
-    results, interrupted = bench.bench(base, chosen, run.Options(out=out), play_one)
-    console = Console()
-    console.print(bench.comparison(results))
+    results: list[bench.Result] = []
+    try:
+        for result in bench.bench(base, chosen, run.Options(out=out), play_one):
+            results.append(result)
+    finally:  # where one cannot be played, what was played before it is told all the same
+        _print_bench(results)
+    if results[-1].interrupted:
+        typer.echo("interrupted: the last one is scored for the part that was played", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print_bench(results: list[bench.Result]) -> None:
+    if not results:
+        return
+    Console().print(bench.comparison(results))
     for line in bench.paired(results):
         typer.echo(f"\n{line}")
     typer.echo("")
     for result in results:
         typer.echo(f"written: {result.folder}")
-    if interrupted:
-        typer.echo("interrupted: the last one is scored for the part that was played", err=True)
-        raise typer.Exit(INTERRUPTED)
 
 
 def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None:
@@ -135,15 +145,21 @@ def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None
     )
     for prompt in {job.loaded.scenario.engine.prompt for job in plan.jobs}:
         check_prompt(prompt)
+    bench.check_engines((job.loaded.scenario, job.loaded.base) for job in plan.jobs)
     for note in plan.notes:
         typer.echo(note, err=True)
     ledger = ledger or blocks.Ledger.new(out, asked)
-    folders, interrupted = blocks.play_all(
-        plan,
-        ledger,
-        lambda job, options: play(run.play, job.loaded, options),
-        lambda line: typer.echo(line, err=True),
-    )
+    go_on = f"go on with: earlyfire bench --resume {ledger.folder}"
+    try:
+        folders, interrupted = blocks.play_all(
+            plan,
+            ledger,
+            lambda job, options: play(run.play, job.loaded, options),
+            lambda line: typer.echo(line, err=True),
+        )
+    except (EarlyfireError, BaseExceptionGroup):
+        typer.echo(f"what was played until now is kept; {go_on}", err=True)
+        raise
     result = ledger.folder / blocks.RESULT_FILE
     cells = blocks.measure(plan, folders, result)
     console = Console()
@@ -153,5 +169,5 @@ def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None
     console.print(blocks.overview(cells))
     typer.echo(f"\nwritten: {result}")
     if interrupted:
-        typer.echo(f"interrupted; go on with: earlyfire bench --resume {ledger.folder}", err=True)
+        typer.echo(f"interrupted; {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)

@@ -70,7 +70,7 @@ def score(
 ) -> None:
     """Score a run folder again, offline; a killed run too. Several parts of a run become one."""
     wanted = threshold(fail_under)
-    grid = parse_thresholds(thresholds or "0.1:0.9:0.1")
+    grid = parse_thresholds("0.1:0.9:0.1" if thresholds is None else thresholds)
     alarms = parse_policies(policies) if policies is not None else ()
     asked = _one_or_parts(folders, partial or output is not None)
     result = run.rescore(asked, cameras_folder, output, partial=partial)
