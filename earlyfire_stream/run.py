@@ -87,8 +87,9 @@ from earlyfire_stream.sources.stream import open_live
 from earlyfire_stream.transport.address import BrokerAddress, mqtt_version
 from earlyfire_stream.transport.base import Control, Inlet, Link
 from earlyfire_stream.transport.broker import BrokerKind, EmbeddedBroker, embedded_broker
+from earlyfire_stream.transport.descriptors import make_room
 from earlyfire_stream.transport.memory import MemoryHub
-from earlyfire_stream.transport.mqtt import MqttInlet, MqttLink
+from earlyfire_stream.transport.mqtt import MqttInlet, MqttLink, clients
 from earlyfire_stream.transport.network import NetworkLink
 from earlyfire_stream.transport.proxy import Proxy
 
@@ -98,6 +99,8 @@ PULSE_S = 10.0
 """Wall seconds between two notes of the process's own state."""
 ECHO_S = 10.0
 """Wall seconds within which the broker must bring our own control message back."""
+LIVE_FILES = 8
+"""Descriptors that a live stream may take: sockets for picture, sound and control, a decoder's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ async def play(
     clock = Clock(scenario.speed)
     _check_virtual(scenario, clock, options)
     faults = planned(scenario)
+    if not clock.virtual and options.broker != "memory":
+        _make_room(scenario, faults, private=not isinstance(options.broker, BrokerAddress))
     bare = create(scenario.engine, clock, scenario.seed, base=loaded.base)
     engine = _spoiled_engine(bare, faults, clock, scenario)
     if clock.virtual and not engine.traits.virtual_ok:
@@ -268,6 +273,7 @@ async def play_cameras(
     clock = Clock(scenario.speed)
     address = _half_address(scenario, options)
     faults = planned(scenario)
+    _make_room(scenario, faults)
     tell = _Tell(observers)
     async with AsyncExitStack() as stack:
         name = free_name(options.out, scenario.name, "cameras")
@@ -496,6 +502,17 @@ def _check_virtual(scenario: Scenario, clock: Clock, options: Options) -> None:
         raise UsageError(f"camera {live[0]}: a live stream cannot run in virtual time")
 
 
+def _make_room(scenario: Scenario, faults: Sequence[Planned], *, private: bool = False) -> None:
+    """UsageError if the system does not let the cameras have their connections."""
+    cameras = expand(scenario)
+    live = sum(camera.source.kind == "stream" for camera in cameras)
+    make_room(
+        clients(scenario.connections, len(cameras)) + 1,  # and the consumer's
+        proxied=_is_proxied(faults, private=private),
+        more=live * LIVE_FILES,
+    )
+
+
 def _half_address(scenario: Scenario, options: Options) -> BrokerAddress:
     if scenario.clock == "virtual":
         raise UsageError("two halves need the wall clock; use `run` for a virtual one")
@@ -661,15 +678,19 @@ async def _proxied(
     consumer: bool = False,
 ) -> Reach:
     """Put proxies before the broker where a fault needs one."""
-    # A private broker that is gone is really ended.
-    kinds = PROXIED if broker is None else PROXIED - {"broker-gone"}
-    if not any(one.plan.kind in kinds for one in faults):
+    if not _is_proxied(faults, private=broker is not None):
         return Reach(broker)
     return Reach(
         broker,
         await stack.enter_async_context(Proxy(address)) if cameras else None,
         await stack.enter_async_context(Proxy(address)) if consumer else None,
     )
+
+
+def _is_proxied(faults: Sequence[Planned], *, private: bool) -> bool:
+    # A private broker that is gone is really ended.
+    kinds = PROXIED - {"broker-gone"} if private else PROXIED
+    return any(one.plan.kind in kinds for one in faults)
 
 
 def _mqtt_link(

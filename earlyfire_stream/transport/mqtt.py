@@ -14,7 +14,7 @@ connection is replaced for ever, until the link or inlet is closed.
 
 from __future__ import annotations
 
-__all__ = ["BrokerAddress", "MqttInlet", "MqttLink", "MqttTiming", "TopicTemplate"]
+__all__ = ["BrokerAddress", "MqttInlet", "MqttLink", "MqttTiming", "TopicTemplate", "clients"]
 
 import asyncio
 import logging
@@ -442,6 +442,17 @@ async def _all_up(sessions: Iterable[_Session], address: BrokerAddress, within_s
 # --- the fleet's side ----------------------------------------------------------------------------
 
 
+def _settled(connections: Connections, cameras: int) -> Connections:
+    if connections != "auto":
+        return connections
+    return "per_camera" if cameras <= PER_CAMERA_LIMIT else "shared"
+
+
+def clients(connections: Connections, cameras: int) -> int:
+    """How many connections a link for so many cameras makes: its own, and theirs."""
+    return 1 if _settled(connections, cameras) == "shared" else 1 + cameras
+
+
 class MqttLink:
     """Publishes for the fleet; a `Link`.
 
@@ -462,14 +473,12 @@ class MqttLink:
     ) -> None:
         _check_run(run)
         names = tuple(dict.fromkeys(cameras))
-        if connections == "auto":
-            connections = "per_camera" if len(names) <= PER_CAMERA_LIMIT else "shared"
-        self.connections = connections
+        self.connections = _settled(connections, len(names))
         self.level: Level | None = None
         """Protocol level that the broker speaks; known after entering."""
         fleet = _new_client()
         self.client_of: Mapping[str, str] = {
-            camera: fleet if connections == "shared" else _new_client() for camera in names
+            camera: fleet if self.connections == "shared" else _new_client() for camera in names
         }
         """Camera -> the identifier of its MQTT client, the same over reconnects. `shared` cameras
         have one client between them."""
