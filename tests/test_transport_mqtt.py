@@ -309,6 +309,53 @@ async def test_an_old_picture_that_the_broker_kept_is_not_taken_for_new(
             assert inlet.counts.refused == {"retained": 1}
 
 
+# --- silence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "topic"), [(None, "earlyfire/r/#"), ("site/{camera}/image", "site/+/image")]
+)
+async def test_an_inlet_to_which_nothing_comes_says_what_may_be_the_reason(
+    mosquitto_broker: EmbeddedBroker,
+    caplog: pytest.LogCaptureFixture,
+    template: str | None,
+    topic: str,
+) -> None:
+    timing = replace(QUICK, silence_s=0.05)
+    async with inlet_on(mosquitto_broker, topic_template=template, timing=timing):
+        await eventually(lambda: bool(caplog.messages))
+    (said,) = caplog.messages
+    assert f"on {topic} for 0.05 s: does anybody send there, and may this user read it?" in said
+
+
+@pytest.mark.parametrize("template", [None, "site/{camera}/image"])
+async def test_the_first_that_comes_ends_the_watch_for_silence(
+    mosquitto_broker: EmbeddedBroker, template: str | None
+) -> None:
+    def watched() -> bool:
+        return any(task.get_name() == "mqtt silence" for task in asyncio.all_tasks())
+
+    timing = replace(QUICK, silence_s=3600)
+    async with (
+        inlet_on(mosquitto_broker, topic_template=template, timing=timing) as inlet,
+        link_on(mosquitto_broker, "a") as link,
+    ):
+        await link.set_status("a", online=True)
+        await eventually(lambda: inlet.online == {"a"})
+        if template is not None:
+            assert watched()  # a run's cameras are not those that are waited for
+            login = mosquitto_broker.address.login
+            assert login is not None
+            async with aiomqtt.Client(
+                mosquitto_broker.address.host,
+                mosquitto_broker.address.port,
+                username=login.user,
+                password=login.password,
+            ) as client:
+                await client.publish("site/a/image", JPEG)
+        await eventually(lambda: not watched())
+
+
 @pytest.mark.parametrize(
     "text", ["site/image", "a/{camera}/{camera}", "cam-{camera}/x", "a/{name}/b", "{camera}/#",
              "a+/{camera}", "$SYS/{camera}", "a/{camera}/\n"],

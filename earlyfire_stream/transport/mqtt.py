@@ -99,6 +99,9 @@ class MqttTiming:
     connects_per_s: float = 50.0
     """New connections of one link, at most on average over such a wait, when all were lost at
     once. One broker met by several links sees the sum."""
+    silence_s: float = 30.0
+    """An inlet to which nothing has come for so long says so: a broker may grant a subscription
+    and keep all to itself, as Mosquitto does with who lacks the right to read."""
     expiry_s: float = 60.0
     """A frame that the broker could not deliver within this time is worthless (MQTT 5 only)."""
 
@@ -743,6 +746,9 @@ class MqttInlet:
         """`start_ns` of the fleet that `control` gave."""
         self._news = asyncio.Event()
         """A control message or a fleet's status has come."""
+        self._something = asyncio.Event()
+        """What is watched for has come: a picture from foreign topics, else any message."""
+        self._foreign = topic_template is not None
         self._online: set[str] = set()
         self._fleets: set[str] = set()
         self._letters: deque[_Letter] = deque()
@@ -778,6 +784,7 @@ class MqttInlet:
         try:
             self._crew.start(self._session.run(), name="mqtt inlet")
             self._crew.start(self._post(), name="mqtt verdicts")
+            self._crew.start(self._tell_silence(), name="mqtt silence")
             await _all_up([self._session], self._address, self._timing.connect_s)
         except BaseException:
             await self._crew.dismiss()
@@ -855,10 +862,27 @@ class MqttInlet:
             if getattr(answer, "value", answer) >= 0x80:  # a ReasonCode, or a bare int
                 raise MqttError(f"this user may not subscribe to {topic}")
 
+    async def _tell_silence(self) -> None:
+        await self._session.up.wait()
+        try:
+            async with asyncio.timeout(self._timing.silence_s):
+                await self._something.wait()
+        except TimeoutError:
+            topic = self._subscriptions[0] if self._foreign else f"{self._status_prefix}#"
+            log.warning(
+                "nothing has come from %s on %s for %g s: does anybody send there, and may this "
+                "user read it? A broker may grant a subscription and deliver nothing",
+                self._address,
+                topic,
+                self._timing.silence_s,
+            )
+
     def _take(self, message: Message) -> None:
         """Called by the client for each message as it is read from the socket; must not raise."""
         topic, payload = message.topic.value, message.payload
         assert isinstance(payload, bytes)
+        if not self._foreign:
+            self._something.set()
         if topic == self._control_topic:
             self._take_control(payload)
         elif topic.startswith(self._status_prefix) and topic.endswith("/status"):
@@ -866,7 +890,9 @@ class MqttInlet:
         elif message.retain:
             # An old picture that the broker kept: taken for new it could raise an alarm.
             self.counts.refused["retained"] += 1
+            self._something.set()
         else:
+            self._something.set()
             camera = topic.split("/")[self._camera_level]
             self._intake.put(Arrival(camera, payload, self._wall_ns()))
 
