@@ -111,6 +111,18 @@ def test_the_survival_curve_has_its_band() -> None:
     assert "an interval from 8 fires on" in facts["Mean time undetected"].note
 
 
+def test_the_head_tells_on_what_and_for_how_many_tokens() -> None:
+    log = late_by_three()
+    found = told(replace(log, run={**log.run, "host": {"cores": 2}}))
+    assert (found.cameras, found.host) == ("1 camera", "2 cores")
+    # 81 answers of 300 tokens in 80 minutes
+    assert (found.spent.value, found.spent.n) == ("18,225", "81 requests in 1.33 camera-hours")
+    assert found.latency.note.startswith("p95 n/a; ")  # of 130 answers at least
+    assert found.ttfd_interval == ""  # of 6 views at least
+    assert "2 cores" in render(found)
+    assert "18,225" in render(found)
+
+
 def test_a_single_detection_has_no_band() -> None:
     assert told(late_by_three()).data["survival"]["band"] == []
 

@@ -89,7 +89,8 @@ class PlainLines(Tally):
     ) -> None:
         super().begin(plans, clock, snapshot)
         fires = len({fire.id for plan in plans for fire in plan.fires})
-        self._say(f"{len(plans)} cameras, {fires} fires, speed {clock.speed:g}")
+        told = f"{_count(len(plans), 'camera')}, {_count(fires, 'fire')}"
+        self._say(f"{told}, speed {clock.speed:g}")
         begins = [(f.start, f"FAULT {_named(f)} ({self.met(f)})") for f in self.faults]
         ends = [(f.end, f"fault over: {f.id}") for f in self.faults if f.end > f.start]
         self._to_tell = sorted(begins + ends, reverse=True)
@@ -295,6 +296,10 @@ def _since(camera: CameraTally, burning: tuple[str, float] | None) -> Text:
         took = camera.first_alarms[fire] - onset
         return Text(f"{since_s:.0f} s (alarm at {took:.0f})", style="red")
     return Text(f"{since_s:.0f} s", style="dark_orange")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _number(value: float | None, digits: int, scale: float = 1.0) -> str:

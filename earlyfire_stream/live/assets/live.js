@@ -171,8 +171,8 @@
       if (card.node.hidden !== hidden) card.node.hidden = hidden;
       shown += !hidden;
     }
-    at("none").hidden = shown > 0 || !cards.length;
-    set(at("none"), "no camera is like that now");
+    at("none").hidden = shown > 0;
+    set(at("none"), cards.length ? "no camera is like that now" : "no camera yet: the run is getting ready");
   }
 
   // --- everything else in sight ---
