@@ -57,7 +57,16 @@ def test_every_alert_says_what_to_do() -> None:
         for rule in rules(path):
             if "alert" in rule:
                 assert rule["labels"]["severity"] in ("warning", "critical")
-                assert set(rule["annotations"]) == {"summary", "description"}
+                assert {*rule["annotations"]} - {"scripted"} == {"summary", "description"}
+
+
+def test_every_alert_that_a_scripted_fault_can_raise_names_the_fault() -> None:
+    """All but those of the ledger, which must balance, and of a worker that never got ready."""
+    alerts = {rule["alert"]: rule for path in RULES for rule in rules(path) if "alert" in rule}
+    silent = {name for name, rule in alerts.items() if "scripted" not in rule["annotations"]}
+    assert silent == {
+        "EarlyfireLedgerMismatch", "EarlyfireLedgerFaulty", "EarlyfireWorkerNotReady"
+    }  # fmt: skip
 
 
 def texts() -> list[Path]:
