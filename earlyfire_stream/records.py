@@ -457,11 +457,15 @@ class Log:
         assert self._file is not None
         self._task.cancel()
         try:
-            with contextlib.suppress(asyncio.CancelledError, RunFolderError):
-                await self._task
-            self._flush(last=True)
+            # Not awaited by itself: whether it or we are cancelled could not be told.
+            await asyncio.wait({self._task})
         finally:
-            self._file.close()
+            if not self._task.cancelled():
+                self._task.exception()  # looked at; what a write has met is raised below
+            try:
+                self._flush(last=True)
+            finally:
+                self._file.close()
 
     async def _flush_for_ever(self) -> None:
         virtual = isinstance(asyncio.get_running_loop(), VirtualLoop)

@@ -615,6 +615,30 @@ def test_a_log_that_cannot_be_set_aside_is_whole_and_says_nothing_of_a_full_disk
     assert caplog.messages == []
 
 
+def test_a_log_whose_leaving_is_cancelled_is_written_and_says_that_it_was_cancelled(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cameras.jsonl"
+
+    async def logged() -> None:
+        async with Log(path) as log:
+            log.write(Shot("c", 0, 0.0, 1))
+
+    async def main() -> None:
+        for turns in range(4):
+            logging = asyncio.create_task(logged())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ended = logging.done()
+            logging.cancel()
+            await asyncio.wait({logging})
+            assert logging.cancelled() or ended
+            assert not path.exists() or path.read_bytes().endswith(b"}\n")
+            path.unlink(missing_ok=True)
+
+    virtual_run(main())
+
+
 def test_no_fate_is_written_while_the_schedule_waits_for_room(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
 
