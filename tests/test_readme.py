@@ -1,4 +1,4 @@
-"""What the README shows works: its scenario loads, its commands and options exist."""
+"""What the README and docs/ show works: scenarios load, commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from earlyfire_stream.scenario.fleet import expand
 from earlyfire_stream.scenario.load import loads
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def blocks(language: str) -> list[str]:
@@ -61,6 +62,11 @@ def test_every_make_target_in_the_readme_exists() -> None:
     assert named <= targets
 
 
-def test_every_file_that_the_readme_links_exists() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_it_links_exists_and_has_the_heading(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", page.read_text("utf-8")):
+        linked = page.parent / target
+        assert linked.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)", linked.read_text("utf-8"), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles]
