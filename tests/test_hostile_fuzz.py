@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fuzz import driver
-from tests.fuzz.http import HTTP, request
+from tests.fuzz.http import HTTP, IN_MEMORY, request
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import (
     FRAMES,
@@ -49,6 +49,7 @@ def quiet() -> Iterator[None]:
         pytest.param(RECORDS, 700, id="records"),
         pytest.param(REQUESTS, 2_000, id="requests"),
         pytest.param(HTTP, 500, id="http"),
+        pytest.param(IN_MEMORY, 300, id="http in memory"),
     ],
 )
 def test_nothing_hostile_gets_through(target: Target, inputs: int) -> None:
@@ -105,6 +106,12 @@ def test_a_chunk_of_a_png_that_is_longer_than_the_png_is_refused() -> None:
     assert became(REQUESTS, body([part])) == "refused"
     fine = {"type": "image_url", "image_url": {"url": uri("png")}}
     assert became(REQUESTS, body([fine])) == "a look"
+
+
+def test_a_body_that_never_comes_whole_is_waited_for_and_let_go() -> None:
+    """Half a minute, in virtual time."""
+    assert became(IN_MEMORY, request(body("hello"), length=10)) == "408"
+    assert became(IN_MEMORY, request(body("hello"))) == "200"
 
 
 def test_an_expectation_that_is_no_text_is_no_failure_of_ours() -> None:

@@ -1,11 +1,12 @@
 """Hostile input by the hundred thousand: `make fuzz`, or python -m tests.fuzz --inputs 100000.
 
-Every target (frames off the wire, replies, scenarios, run folders, requests to the worker and its
-HTTP) gets that many inputs from Hypothesis, and as many again from atheris, guided by the branches
-they take, where it is installed. Each target runs in a process of its own. A finding is an
-exception that is not the module's own refusal, a promise that was broken, more than two seconds of
-processor time or 256 MiB for one input, or time that grows with the square of the size. The
-shortest input of each kind is kept in a file. Exit code 1 if there is one.
+Every target (frames off the wire, replies, scenarios, run folders, requests to the worker, its HTTP
+over a socket and in memory) gets that many inputs from Hypothesis, and all but the socket as many
+again from atheris, guided by the branches they take, where it is installed. Each target runs in a
+process of its own. A finding is an exception that is not the module's own refusal, a promise that
+was broken, more than two seconds of processor time or 256 MiB for one input, or time that grows
+with the square of the size. The shortest input of each kind is kept in a file. Exit code 1 if there
+is one.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ def _work(name: str, driver: str, inputs: int, seed: int) -> None:
     if driver == "atheris":
         drivers.instrument()
     from tests.fuzz.growth import steep
-    from tests.fuzz.http import HTTP
+    from tests.fuzz.http import HTTP, IN_MEMORY
     from tests.fuzz.targets import TARGETS
 
-    target = next(t for t in (*TARGETS, HTTP) if t.name == name)
+    target = next(t for t in (*TARGETS, HTTP, IN_MEMORY) if t.name == name)
 
     def told(done: int, found: int) -> None:
         print(json.dumps({"inputs": done, "found": found}), flush=True)
@@ -81,10 +82,10 @@ def _work(name: str, driver: str, inputs: int, seed: int) -> None:
 
 def _all(given: argparse.Namespace) -> int:
     from tests.fuzz.driver import has_atheris
-    from tests.fuzz.http import HTTP
+    from tests.fuzz.http import HTTP, IN_MEMORY
     from tests.fuzz.targets import TARGETS
 
-    targets = [t for t in (*TARGETS, HTTP) if not given.target or t.name in given.target]
+    targets = [t for t in (*TARGETS, HTTP, IN_MEMORY) if not given.target or t.name in given.target]
     jobs = [(t.name, "growth") for t in targets if t.grow]
     jobs += [(t.name, "hypothesis") for t in targets]
     if has_atheris():

@@ -91,11 +91,16 @@ def instrument() -> None:
             "earlyfire_stream.contract",
             "earlyfire_stream.records",
             "earlyfire_stream.scenario",
-            "earlyfire_stream.worker.wire",
+            "earlyfire_stream.worker",
+            "aiohttp.streams",
+            "aiohttp.web_protocol",
+            "aiohttp.web_request",
+            "aiohttp.web_urldispatcher",
             "json_repair",
         ],
         enable_loader_override=False,
     ):
+        import tests.fuzz.http
         import tests.fuzz.targets  # noqa: F401
 
 

@@ -1,4 +1,9 @@
-"""The worker's HTTP service, byte for byte as a stranger sends it, over a real socket."""
+"""The worker's HTTP service, byte for byte as a stranger sends it, over a real socket.
+
+And in memory: the same service and aiohttp's own parser in one thread and in virtual time, so that
+atheris can guide the inputs by the branches they take, and a body that never comes is waited for to
+the end.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,18 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from hypothesis import strategies as st
 
+from earlyfire_stream.clock import VirtualLoop
 from earlyfire_stream.verdict import CoordSpace
 from earlyfire_stream.worker.ask import Ask, Card, Piece, Timings, TokenLogprob
 from earlyfire_stream.worker.loading import ModelSettings
-from earlyfire_stream.worker.service import Service, WorkerSettings
+from earlyfire_stream.worker.service import BODY_S, WRITE_S, Service, WorkerSettings
 from tests.fuzz.targets import ANYTHING, BODIES, LIMITS, REQUESTS, WORDS, Target, body
 from tests.fuzz.watch import Check, Escape
 
@@ -78,41 +86,47 @@ class _Said(logging.Handler):
 
 
 @contextlib.contextmanager
-def served() -> Iterator[Check]:
+def _serving(runner: asyncio.Runner, inline: bool) -> Iterator[tuple[Service, _Said]]:
+    """A service that is ready, and what it logs; `inline`: without threads of its own."""
     settings = WorkerSettings(
         ModelSettings("fuzzed"), port=0, wait_ms=0.0, body_limit=BODY_LIMIT, limits=LIMITS
     )
     said = _Said()
     log = logging.getLogger()
     log.addHandler(said)
+    loop = runner.get_loop()
+    stop = asyncio.Event()
+
+    async def begin() -> tuple[Service, asyncio.Task[None]]:
+        service = Service(settings, lambda: Brain())  # type: ignore[arg-type, return-value]
+        if inline:
+            service._close_threads()
+            service._pool, service._model = _Inline(), _InlineModel()  # type: ignore[assignment]
+            loop.set_default_executor(_Inline())
+        await service.__aenter__()
+        working = asyncio.create_task(service.work(stop))
+        await service.ready.wait()
+        return service, working
+
+    async def end(service: Service, working: asyncio.Task[None]) -> None:
+        stop.set()
+        await working
+        await service.__aexit__(None, None, None)
+
+    service, working = loop.run_until_complete(begin())
+    try:
+        yield service, said
+    finally:
+        loop.run_until_complete(end(service, working))
+        log.removeHandler(said)
+
+
+@contextlib.contextmanager
+def served() -> Iterator[Check]:
     # a loop of our own: the check is called from a plain function, again and again
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        stop = asyncio.Event()
-
-        async def made() -> Service:
-            return Service(settings, lambda: Brain())  # type: ignore[arg-type, return-value]
-
-        service = loop.run_until_complete(made())
-
-        async def begin() -> asyncio.Task[None]:
-            await service.__aenter__()
-            working = asyncio.create_task(service.work(stop))
-            await service.ready.wait()
-            return working
-
-        async def end(working: asyncio.Task[None]) -> None:
-            stop.set()
-            await working
-            await service.__aexit__(None, None, None)
-
-        working = loop.run_until_complete(begin())
-        port = int(service.url.rpartition(":")[2])
-        try:
-            yield lambda data: loop.run_until_complete(_exchange(data, port, service, said))
-        finally:
-            loop.run_until_complete(end(working))
-            log.removeHandler(said)
+    with asyncio.Runner() as runner, _serving(runner, inline=False) as (service, said):
+        loop, port = runner.get_loop(), int(service.url.rpartition(":")[2])
+        yield lambda data: loop.run_until_complete(_exchange(data, port, service, said))
 
 
 async def _exchange(data: bytes, port: int, service: Service, said: _Said) -> str:
@@ -128,16 +142,24 @@ async def _exchange(data: bytes, port: int, service: Service, said: _Said) -> st
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+    # whoever went away is out of the line by the next turns of the loop
+    for _ in range(200):
+        if not _holds(service):
+            break
+        await asyncio.sleep(0.005)
+    return _judged(answer, service, said)
+
+
+def _holds(service: Service) -> bool:
+    return bool(service.held_bytes or service._reading or len(service._line))
+
+
+def _judged(answer: bytes, service: Service, said: _Said) -> str:
     if said.said:
         raise Escape("in the log: " + said.said.pop())
     if any(path in answer for path in _HOST_PATHS):
         raise Escape("a path of this host in the answer")
-    # whoever went away is out of the line by the next turns of the loop
-    for _ in range(200):
-        if not service.held_bytes and not service._reading and not len(service._line):
-            break
-        await asyncio.sleep(0.005)
-    else:
+    if _holds(service):
         raise Escape("a request is still waiting after its client has gone")
     statuses = [int(s) for s in _STATUS.findall(answer)]
     for status in statuses:
@@ -167,6 +189,94 @@ async def _all(reader: asyncio.StreamReader, service: Service) -> bytes:
                 break
             parts.append(part)
     return b"".join(parts)
+
+
+# --- in memory -----------------------------------------------------------------------------------
+
+
+class _Inline(ThreadPoolExecutor):
+    """Does at once, in the caller's thread, what it is given."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as why:
+            done.set_exception(why)
+        return done
+
+
+class _InlineModel:
+    busy = False
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        done = function(*args)
+        await asyncio.sleep(0)  # what it has emitted comes first, as it does from a thread
+        return done
+
+    def close(self) -> None: ...
+
+
+class _Wire(asyncio.Transport):
+    """What a server writes to, kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed.set()
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+@contextlib.contextmanager
+def served_in_memory() -> Iterator[Check]:
+    virtual = asyncio.Runner(loop_factory=VirtualLoop)
+    with virtual as runner, _serving(runner, inline=True) as (service, said):
+        loop = runner.get_loop()
+        yield lambda data: loop.run_until_complete(_told(_framed(data), service, said))
+
+
+async def _told(data: bytes, service: Service, said: _Said) -> str:
+    """The answer to what comes in two pieces, when all has been waited for that can be."""
+    assert service._runner is not None
+    assert service._runner.server is not None
+    protocol, wire = service._runner.server(), _Wire()
+    protocol.connection_made(wire)
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        if piece and not wire.is_closing():
+            protocol.data_received(piece)
+            await asyncio.sleep(0)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_S + WRITE_S):
+            await wire.closed.wait()
+    protocol.connection_lost(None)
+    await asyncio.sleep(1.0)
+    return _judged(bytes(wire.written), service, said)
+
+
+def _framed(data: bytes) -> bytes:
+    """With the length of its body in its head, unless that speaks of one: a body that has grown or
+    shrunk would be read in the wrong place, and nothing behind the head would ever be tried."""
+    head, blank, content = data.partition(b"\r\n\r\n")
+    if not blank or re.search(rb"content-length|transfer-encoding", head, re.IGNORECASE):
+        return data
+    return head + b"\r\nContent-Length: %d" % len(content) + blank + content
 
 
 def request(
@@ -276,3 +386,11 @@ HTTP = Target(
     _requests,
     guided=False,
 )  # fmt: skip
+
+IN_MEMORY = Target(
+    "worker in memory",
+    served_in_memory,
+    (*HTTP.seeds, *(request(one, Content_Length="") for one in BODIES)),
+    HTTP.words,
+    _requests,
+)
