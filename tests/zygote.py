@@ -69,6 +69,10 @@ def become(request: dict) -> None:
 
 
 if __name__ == "__main__":
+    import scipy.ndimage
+    import scipy.spatial
+    import scipy.stats  # noqa: F401  (a command loads these when it needs them)
+
     from earlyfire_stream.cli import main
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from earlyfire_stream.records import UNTOLD, FaultPlan, FrameTable, RunLog
 from earlyfire_stream.scoring.detection import View
@@ -622,7 +622,7 @@ def _is_blamed(values: Floats, late: Bools) -> bool:
     """Are more of these late than chance would bring?"""
     n, found = int((~np.isnan(values)).sum()), int(late.sum())
     share = 1 - NORMAL_PERCENTILE / 100
-    return found > 0 and float(stats.binom.sf(found - 1, n, share)) < BY_CHANCE
+    return found > 0 and float(scipy.stats.binom.sf(found - 1, n, share)) < BY_CHANCE
 
 
 def _outside(fleet: _Fleet, reaches: Sequence[_Reach]) -> Bools:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from earlyfire_stream.records import RunLog, Shot
 from earlyfire_stream.scoring.accuracy import ASKED
@@ -58,7 +58,7 @@ class Pairs:
         differ = self.only_first_right + self.only_second_right
         if not differ:
             return 1.0
-        return float(stats.binomtest(self.only_first_right, differ, 0.5).pvalue)
+        return float(scipy.stats.binomtest(self.only_first_right, differ, 0.5).pvalue)
 
 
 def pairs(first: RunLog, second: RunLog, *, same_pictures: bool = True) -> Pairs:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from earlyfire_stream.scoring.statistics import SEED, wilson_interval
 
@@ -110,10 +110,10 @@ def calibration(said: Said) -> Calibration:
         )
     counts = np.array([[r.false, r.n - r.false] for r in asked])
     if len(asked) == 2:
-        odds, p = stats.fisher_exact(counts)
+        odds, p = scipy.stats.fisher_exact(counts)
         finite = float(odds) if math.isfinite(odds) else None
         return Calibration(rates, "Fisher's exact test", finite, float(p), 0, len(scenes))
-    found = stats.chi2_contingency(counts)
+    found = scipy.stats.chi2_contingency(counts)
     return Calibration(
         rates,
         "chi-square test of independence",

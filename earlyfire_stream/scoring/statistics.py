@@ -27,8 +27,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
@@ -48,7 +48,7 @@ def wilson_interval(hits: int, of: int) -> tuple[float, float] | None:
     """
     if of <= 0:
         return None
-    found = stats.binomtest(hits, of).proportion_ci(1 - ALPHA, method="wilson")
+    found = scipy.stats.binomtest(hits, of).proportion_ci(1 - ALPHA, method="wilson")
     return float(found.low), float(found.high)
 
 
@@ -58,8 +58,8 @@ def poisson_interval(events: int) -> tuple[float, float]:
 
     0 → (0, 3.689); 1 → (0.0253, 5.572); 8 → (3.454, 15.763).
     """
-    low = float(stats.chi2.ppf(ALPHA / 2, 2 * events)) / 2 if events else 0.0
-    return low, float(stats.chi2.ppf(1 - ALPHA / 2, 2 * events + 2)) / 2
+    low = float(scipy.stats.chi2.ppf(ALPHA / 2, 2 * events)) / 2 if events else 0.0
+    return low, float(scipy.stats.chi2.ppf(1 - ALPHA / 2, 2 * events + 2)) / 2
 
 
 def percentile(values: Sequence[float] | NDArray[np.float64], rank: int) -> float | None:
@@ -82,7 +82,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     2/64 = 3.1 %); 10 values → the second and the ninth (2·11/1024 = 2.1 %).
     """
     n = len(values)
-    k = int(stats.binom.ppf(ALPHA / 2, n, 0.5)) if n else 0
+    k = int(scipy.stats.binom.ppf(ALPHA / 2, n, 0.5)) if n else 0
     if k < 1:
         return None
     ordered = np.partition(np.asarray(values, dtype=float), [k - 1, n - k])
@@ -138,7 +138,7 @@ def survival(
     rest = [min(max(0.0, s), horizon_s) for s in censored_s]
     if not hits and not rest:
         return None
-    curve = stats.ecdf(stats.CensoredData(uncensored=hits, right=rest)).sf
+    curve = scipy.stats.ecdf(scipy.stats.CensoredData(uncensored=hits, right=rest)).sf
     times = [float(t) for t in curve.quantiles]
     shares = [float(p) for p in curve.probabilities]
     steps = list(zip([0.0, *times], [1.0, *shares], [*times, horizon_s], strict=True))

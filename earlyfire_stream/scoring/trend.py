@@ -12,7 +12,7 @@ __all__ = ["MIN_POINTS", "Trend", "trend"]
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+import scipy
 
 from earlyfire_stream.scoring.statistics import ALPHA, median
 
@@ -79,5 +79,5 @@ def trend(points: Sequence[tuple[float, float]]) -> Trend | None:
 
 
 def _slopes(at: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
-    found = stats.theilslopes(values, at, alpha=1 - ALPHA)
+    found = scipy.stats.theilslopes(values, at, alpha=1 - ALPHA)
     return float(found.slope), float(found.low_slope), float(found.high_slope)

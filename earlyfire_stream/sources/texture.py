@@ -11,9 +11,8 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 __all__ = [
     "OCTAVE_PX",
@@ -95,7 +94,7 @@ def crowns(seed: int) -> tuple[Field, Field]:
     reach = spacing * rng.uniform(0.35, 0.85, len(places))
     tall = rng.uniform(0.45, 1.0, len(places))
     tint = rng.uniform(0, 1, len(places))
-    tree = cKDTree(places, boxsize=np.array([size, size]))
+    tree = scipy.spatial.cKDTree(places, boxsize=np.array([size, size]))
     pixels = np.stack(np.meshgrid(*[np.arange(size)] * 2), -1).reshape(-1, 2)
     distance, index = tree.query(pixels, k=3)
     index = np.asarray(index)
@@ -119,7 +118,7 @@ def grain() -> NDArray[np.int8]:
     rng = generator(73)
     common = rng.standard_normal((TILE_PX, TILE_PX, 1), dtype=np.float32)
     own = rng.standard_normal((TILE_PX, TILE_PX, 3), dtype=np.float32)
-    noise = gaussian_filter(0.8 * common + 0.6 * own, (0.55, 0.55, 0), mode="wrap")
+    noise = scipy.ndimage.gaussian_filter(0.8 * common + 0.6 * own, (0.55, 0.55, 0), mode="wrap")
     luminance = cv2.cvtColor(noise, cv2.COLOR_BGR2GRAY)
     levels = np.clip(np.rint(noise * (16 / luminance.std())), -127, 127)
     return np.asarray(levels, np.int8)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from earlyfire_stream.scoring.compare.measured import (
     COLUMN,
@@ -329,7 +329,7 @@ def rates_of(first: Measured, other: Measured) -> Rates:
         return Rates(a, b, hours_a, hours_b, None, None, None, None)
     if not a + b:
         return Rates(a, b, hours_a, hours_b, None, None, None, 1.0)
-    tested = stats.binomtest(b, a + b, hours_b / (hours_a + hours_b))
+    tested = scipy.stats.binomtest(b, a + b, hours_b / (hours_a + hours_b))
     share = tested.proportion_ci(1 - ALPHA, method="exact")
 
     def ratio(part: float) -> float | None:

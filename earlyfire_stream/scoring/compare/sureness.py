@@ -15,7 +15,7 @@ __all__ = [
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from earlyfire_stream.scoring.compare.measured import Floats
 from earlyfire_stream.scoring.compare.values import Value
@@ -77,7 +77,7 @@ def permuted(value: Value, clusters: int) -> tuple[float, int]:
         ours[:, places] = (1 + rows) / 2
         return difference(ours).reshape(signs.shape[:-1])
 
-    tested = stats.permutation_test(
+    tested = scipy.stats.permutation_test(
         (np.ones(len(places)),),
         statistic,
         permutation_type="samples",
