@@ -197,6 +197,36 @@ def test_prometheus_finds_the_same_jobs_as_without_the_operator() -> None:
     assert found["earlyfire-worker"]["authorization"]["credentials"]["name"] == "earlyfire-worker"
 
 
+def test_the_operators_monitors_have_fields_that_it_knows_and_services_to_find() -> None:
+    """A cluster drops a field that it does not know without a word. Those here, and their forms, are
+    in the definitions of monitoring.coreos.com/v1."""
+    services = of_kind("cluster", "Service").values()
+    for monitor in of_kind("cluster", "ServiceMonitor", "PodMonitor").values():
+        of_service = monitor["kind"] == "ServiceMonitor"
+        place = "endpoints" if of_service else "podMetricsEndpoints"
+        spec = monitor["spec"]
+        assert spec.keys() == {"selector", place}
+        assert spec["selector"].keys() == {"matchLabels"}
+        (endpoint,) = spec[place]
+        own = {"port", "interval", "scrapeTimeout", "relabelings"}
+        assert endpoint.keys() - {"authorization"} == own
+        if "authorization" in endpoint:  # of type Bearer unless it says else
+            assert endpoint["authorization"].keys() == {"credentials"}
+            assert endpoint["authorization"]["credentials"].keys() == {"name", "key"}
+        # whole seconds; the operator refuses a timeout beyond the interval
+        interval, patience = (endpoint[name] for name in ("interval", "scrapeTimeout"))
+        assert interval.endswith("s")
+        assert patience.endswith("s")
+        assert 0 < int(patience[:-1]) <= int(interval[:-1])
+        for relabeling in endpoint["relabelings"]:
+            given = relabeling.keys()
+            assert given in ({"targetLabel", "replacement"}, {"targetLabel", "sourceLabels"})
+        if of_service:
+            labels = spec["selector"]["matchLabels"].items()
+            (found,) = [one for one in services if labels <= one["metadata"]["labels"].items()]
+            assert endpoint["port"] in {port["name"] for port in found["spec"]["ports"]}
+
+
 def test_the_operators_rules_are_the_rules(tmp_path: Path) -> None:
     source = KUBERNETES / "monitoring" / "build.py"
     spec = importlib.util.spec_from_file_location("rules_source", source)
