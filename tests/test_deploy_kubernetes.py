@@ -198,8 +198,8 @@ def test_prometheus_finds_the_same_jobs_as_without_the_operator() -> None:
 
 
 def test_the_operators_monitors_have_fields_that_it_knows_and_services_to_find() -> None:
-    """A cluster drops a field that it does not know without a word. Those here, and their forms, are
-    in the definitions of monitoring.coreos.com/v1."""
+    """A cluster drops a field that it does not know without a word. Those here are in the
+    definitions of monitoring.coreos.com/v1, in these forms."""
     services = of_kind("cluster", "Service").values()
     for monitor in of_kind("cluster", "ServiceMonitor", "PodMonitor").values():
         of_service = monitor["kind"] == "ServiceMonitor"
