@@ -1,4 +1,4 @@
-"""What the README and docs/ show works: scenarios load, commands, options and files exist."""
+"""What the README files show works: scenarios load, commands, options and files exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from earlyfire_stream.scenario.fleet import expand
 from earlyfire_stream.scenario.load import loads
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(
+        ROOT / folder / "README.md"
+        for folder in ("earlyfire_stream", "earlyfire_stream/engines", "scenarios", "tests")
+    ),
+)
 README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -62,7 +68,7 @@ def test_every_make_target_in_the_readme_exists() -> None:
     assert named <= targets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_every_file_that_it_links_exists_and_has_the_heading(page: Path) -> None:
     for target, heading in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", page.read_text("utf-8")):
         linked = page.parent / target
