@@ -534,10 +534,24 @@ def test_a_wrong_table_of_onsets_is_named_with_its_line(
     assert said in only
 
 
-def test_yolo_images_without_labels_are_refused(tmp_path: Path) -> None:
+def test_yolo_images_without_labels_are_refused_unless_nothing_burns_in_them(
+    tmp_path: Path,
+) -> None:
     jpeg(tmp_path / "data" / "north" / "1.jpg")
     (said,) = problems(tmp_path, layout="yolo", interval="20s")
     assert said.startswith("north: no labels folder beside its images")
+    (tmp_path / "data" / "north" / "labels").mkdir()
+    (quiet,) = cameras(tmp_path, layout="yolo", interval="20s", unlabelled="empty")
+    assert not quiet.fires
+
+
+def test_masks_beside_frames_are_no_second_recording(tmp_path: Path) -> None:
+    yolo(tmp_path, "frames", "labels", ["", BOX])
+    jpeg(tmp_path / "data" / "masks" / "1.jpg")
+    (said,) = problems(tmp_path, layout="yolo", interval="20s")
+    assert said.startswith("masks/1.jpg: its label in labels is that of an image in frames too")
+    (only,) = cameras(tmp_path, layout="yolo", interval="20s", skip=["masks"])
+    assert onsets([only]) == {"data": 20.0}
 
 
 # --- COCO ----------------------------------------------------------------------------------------

@@ -654,6 +654,8 @@ def _labels_of(root: _Root, place: str) -> str | None:
 def _yolo(root: _Root, found: Found) -> None:
     dataset = root.dataset
     given = _given_onsets(root)
+    labelled: dict[tuple[str, str], str] = {}
+    """(folder of labels, name of one) -> the place of the image that it is of."""
 
     def is_wanted(place: str, _: list[str]) -> bool:
         if dataset.split is None or SPLIT.fullmatch(dataset.split):
@@ -665,8 +667,16 @@ def _yolo(root: _Root, found: Found) -> None:
         if labels is None:
             raise _Skip(
                 f"{place or root.given.name}: no labels folder beside its images",
-                "one label file an image is needed; or leave it out with skip",
+                "one label file an image is needed (where nothing burns, an empty folder and "
+                "unlabelled: empty); or leave it out with skip",
             )
+        for image in images:
+            other = labelled.setdefault((labels, _stem(image)), place)
+            if other != place:  # masks beside frames, say
+                raise _Skip(
+                    f"{place}/{image}: its label in {labels} is that of an image in {other} too",
+                    "leave one of them out with skip",
+                )
         known = given(_told(place, root))
         return _labelled(
             root, place, images, labels, dataset.interval, dataset.unlabelled, known=known
