@@ -468,7 +468,7 @@ def test_a_terminal_s_ctrl_c_reaches_us_and_not_the_private_broker(
     pictures(tmp_path / "pictures", 600)
     scenario(tmp_path, camera("north"))
     command = nursery.start("run", "tiny.yaml", "--broker", "mosquitto", cwd=tmp_path)
-    wait_for(lambda: "1 cameras, " in command.out)
+    wait_for(lambda: "1 camera, " in command.out)
     os.killpg(command.pid, signal.SIGINT)
     assert command.wait() == 130
     assert "ended by itself" not in command.err
@@ -482,7 +482,7 @@ def test_any_number_of_ctrl_cs_leaves_no_process(
     pictures(tmp_path / "pictures", 600)
     scenario(tmp_path, camera("north"))
     command = nursery.start("run", "tiny.yaml", cwd=tmp_path)
-    wait_for(lambda: "1 cameras, " in command.out)
+    wait_for(lambda: "1 camera, " in command.out)
     assert len(command.family()) >= 3
 
     def again() -> bool:

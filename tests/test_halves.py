@@ -81,7 +81,7 @@ def test_a_fleet_that_was_killed_is_not_waited_upon_and_the_next_one_is_joined(
     pictures(tmp_path / "pictures", 100)
     scenario(tmp_path, camera("north"), duration="3s")
     killed = start("cameras", "k")
-    wait_for(lambda: "1 cameras, " in killed.out)
+    wait_for(lambda: "1 camera, " in killed.out)
     killed.send(signal.SIGKILL)
     nursery.code_of(killed.pid, 20)
     consumer = start("consume", "c")
@@ -172,7 +172,7 @@ def test_halves_with_different_scenarios_refuse_each_other(
     scenario(tmp_path, camera("south")).rename(tmp_path / "other.yaml")
     scenario(tmp_path, camera("north"))
     cameras = start("cameras", "k")
-    wait_for(lambda: "1 cameras, " in cameras.out)
+    wait_for(lambda: "1 camera, " in cameras.out)
     consumer = start("consume", "c", file="other.yaml")
     assert consumer.wait() == 2
     assert "play another scenario; start both halves with the same file" in re.sub(
