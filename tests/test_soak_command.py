@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -14,10 +15,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from earlyfire_stream.cli import app
-from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.cli import app, soaking
+from earlyfire_stream.cli.playing import play
+from earlyfire_stream.errors import Interrupted, RunFolderError, UsageError
+from earlyfire_stream.records import Observer
+from earlyfire_stream.run import Options, Outcome
+from earlyfire_stream.scenario.load import Loaded, load
 from earlyfire_stream.soak.folder import SoakFolder
 from tests.playing import PATIENCE_S, Command, Nursery, proof, run_folder, wait_for
+from tests.test_soak import window
 
 
 def soak_scenario(folder: Path, **more: Any) -> Path:
@@ -316,6 +322,41 @@ def test_a_soak_that_is_running_is_not_resumed_beside_itself(tmp_path: Path) -> 
         pass
     with soak.held():
         pass  # free again
+
+
+def test_what_was_played_is_judged_also_where_the_scoring_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+
+    def cut(*_: object) -> None:
+        SoakFolder(run_folder(out), {}).add_window(window(1))
+        raise Interrupted("interrupted twice")
+
+    monkeypatch.setattr(soaking, "play", cut)
+    file = soak_scenario(tmp_path)
+    done = CliRunner().invoke(app, ["soak", str(file), "--for", "10m", "--out", str(out)])
+    assert done.exit_code == 130
+    told = result(out)
+    assert (told["played_s"], told["state"]) == (50.0, "held")
+    assert (
+        f"interrupted twice; go on with: earlyfire soak --resume {run_folder(out)}" in done.output
+    )
+
+
+def test_ctrl_c_does_not_wait_for_the_scoring_of_a_long_run(tmp_path: Path) -> None:
+    async def how(
+        playing: Loaded, options: Options, observers: list[Observer], stop: asyncio.Event
+    ) -> Outcome:
+        for observer in observers:
+            observer.stage("scoring")
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it went on")
+
+    tiny = load(soak_scenario(tmp_path))
+    with pytest.raises(Interrupted, match="while scoring"):
+        play(how, tiny, Options(broker="memory"))
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

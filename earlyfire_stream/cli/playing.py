@@ -9,6 +9,7 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ from earlyfire_stream.cli.options import (
     threshold,
 )
 from earlyfire_stream.cli.outcome import finish, say
-from earlyfire_stream.clock import virtual_run
+from earlyfire_stream.clock import Clock, virtual_run
 from earlyfire_stream.errors import Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.lingering import lingering
@@ -42,7 +43,14 @@ from earlyfire_stream.live.command import LiveOpt, serving
 from earlyfire_stream.live.screen import Watching, watch
 from earlyfire_stream.metrics.endpoint import Endpoint, parse_place, registry_of_process
 from earlyfire_stream.metrics.observer import Metrics
-from earlyfire_stream.records import Observer
+from earlyfire_stream.records import (
+    AlarmRecord,
+    CameraPlan,
+    FrameRecord,
+    Observer,
+    Shot,
+    Snapshot,
+)
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.scenario.models import Scenario
 
@@ -198,9 +206,9 @@ def play(
     with logs.Narrator() if logs.is_json() else watch(console, title) as watching:
 
         async def go() -> run.Outcome:
-            stop = asyncio.Event()
-            with _stop_on_signals(stop, watching):
-                return await how(playing, options, [watching, *beside], stop)
+            stop, scoring = asyncio.Event(), _Scoring()
+            with _stop_on_signals(stop, watching, scoring):
+                return await how(playing, options, [watching, *beside, scoring], stop)
 
         try:
             return virtual_run(go()) if scenario.clock == "virtual" else asyncio.run(go())
@@ -210,16 +218,42 @@ def play(
             ) from None
 
 
+class _Scoring:
+    """An observer: is what was played being scored? The event loop hears nothing meanwhile."""
+
+    under_way = False
+
+    def stage(self, text: str, share: float | None = None) -> None:
+        self.under_way = text == "scoring"
+
+    def begin(
+        self,
+        plans: Sequence[CameraPlan],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot] | None,
+    ) -> None:
+        return None
+
+    def shot(self, shot: Shot) -> None:
+        return None
+
+    def frame(self, record: FrameRecord) -> None:
+        return None
+
+    def alarm(self, record: AlarmRecord) -> None:
+        return None
+
+
 @contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
+def _stop_on_signals(stop: asyncio.Event, watching: Watching, scoring: _Scoring) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run cleanly; a second one cancels it, unscored.
 
     More of them change nothing: closing takes seconds at most, and a broker's folder would be left.
+    One that comes while a long run is scored is Interrupted there and then.
     """
     loop = asyncio.get_running_loop()
     playing = asyncio.current_task()
     assert playing is not None
-    signals = (signal.SIGINT, signal.SIGTERM)
 
     def ask() -> None:
         if stop.is_set():
@@ -229,12 +263,18 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching) -> Iterator[None]:
             stop.set()
             watching.stage("stopping (Ctrl-C again: at once)")
 
-    for number in signals:
-        loop.add_signal_handler(number, ask)
+    def heard(number: int, frame: FrameType | None) -> None:
+        if scoring.under_way:
+            raise Interrupted(
+                "interrupted while scoring, ended unscored; `earlyfire score` reads what was "
+                "recorded"
+            )
+        loop.call_soon_threadsafe(ask)
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-            if stop.is_set():
-                signal.signal(number, signal.SIG_IGN)  # only printing is left
+        for number, handler in before.items():
+            # stopped: only printing is left
+            signal.signal(number, signal.SIG_IGN if stop.is_set() else handler)

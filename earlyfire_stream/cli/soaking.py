@@ -34,7 +34,7 @@ from earlyfire_stream.cli.options import (
 )
 from earlyfire_stream.cli.outcome import BAD_INPUT, THRESHOLD_FAILED, log, say
 from earlyfire_stream.cli.playing import play, watched
-from earlyfire_stream.errors import UsageError
+from earlyfire_stream.errors import Interrupted, UsageError
 from earlyfire_stream.lingering import INTERRUPTED
 from earlyfire_stream.live.command import LiveOpt
 from earlyfire_stream.records import Observer
@@ -198,9 +198,15 @@ def soak_command(
                 held.enter_context(soak.held())
                 held.enter_context(soaking.emptied(soak))
             with watched(told, leg.scenario, live) as observers:
-                outcome = _soak(soak, plan, leg, run.Options(broker=broker_at), observers)
+                outcome, cut = None, ""
+                try:
+                    outcome = _soak(soak, plan, leg, run.Options(broker=broker_at), observers)
+                except Interrupted as why:
+                    if not soak.windows():
+                        raise
+                    cut = str(why)  # the windows are known all the same
                 found = soaking.finished(soak, plan)
-    _soaked(soak, found, outcome, as_json)
+    _soaked(soak, found, outcome, as_json, cut)
 
 
 def _only_beside_resume(context: typer.Context) -> None:
@@ -237,9 +243,13 @@ def _soak(
 
 
 def _soaked(
-    soak: SoakFolder, found: SoakResult, outcome: run.Outcome | None, as_json: bool
+    soak: SoakFolder,
+    found: SoakResult,
+    outcome: run.Outcome | None,
+    as_json: bool,
+    cut: str = "",
 ) -> None:
-    """Print what a soak came to, and exit by it."""
+    """Print what a soak came to, and exit by it. `cut`: how a leg without an outcome ended."""
     if as_json:
         typer.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
     else:
@@ -252,7 +262,10 @@ def _soaked(
     for warning in () if outcome is None else outcome.warnings:
         say(warning, logging.WARNING)
     if outcome is not None and outcome.interrupted:
-        say(f"interrupted; go on with: earlyfire soak --resume {soak.path}")
+        cut = "interrupted"
+    if cut:
+        on = "" if found.complete else f"; go on with: earlyfire soak --resume {soak.path}"
+        say(f"{cut}{on}")
         raise typer.Exit(INTERRUPTED)
     if found.state is State.BREACHED:
         raise typer.Exit(THRESHOLD_FAILED)
