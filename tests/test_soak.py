@@ -672,6 +672,9 @@ def test_the_disk_is_reckoned_before() -> None:
     assert (told.frames, told.looks, told.raw_bytes) == (360_000, 72_000, 237_600_000)
     # all of it may lie unpacked, and be written once more packed; 12 windows; 30 MB beside
     assert told.most_bytes == 2 * 237_600_000 + 144_000 + 30_000_000
+    assert str(told).endswith(
+        "= 238 MB of logs, packed and with what waits for it at most 505 MB on disk"
+    )
     day = need([(camera, 1.0)] * 200, 86_400.0, 40.0, 86_400.0, 289)
     assert day.raw_bytes == 9_676_800_000 + 1_728_000_000
     # 512 MB lie unpacked, 256 MB are being packed, of the other 10,892.8 MB there is 0.12 left

@@ -43,9 +43,16 @@ class Need:
     def __str__(self) -> str:
         return (
             f"{self.frames:,} frames x {FRAME_BYTES} bytes + up to {self.looks:,} answers x "
-            f"{ANSWER_BYTES} bytes = {self.raw_bytes / 1e9:.2f} GB of logs, packed and with what "
-            f"waits for it at most {self.most_bytes / 1e9:.2f} GB on disk"
+            f"{ANSWER_BYTES} bytes = {_size(self.raw_bytes)} of logs, packed and with what waits "
+            f"for it at most {_size(self.most_bytes)} on disk"
         )
+
+
+def _size(count: int) -> str:
+    """237,600,000 → 238 MB; 1,700,000 → 1.7 MB; 9,676,800,000 → 9.7 GB."""
+    if count < 1e9:
+        return f"{count / 1e6:.1f} MB" if count < 1e7 else f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:.1f} GB"
 
 
 def need(

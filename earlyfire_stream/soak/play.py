@@ -149,10 +149,11 @@ def _close_rest(
     end_s = gathering.now_s() if gathering.over_s is None else gathering.over_s
     if whole and begin_s < left_s - 1e-6:
         end_s = left_s
-    if gathering.is_empty and begin_s >= left_s - 1e-6:
-        return
     played_s = min(end_s, left_s) - begin_s
-    window = gathering.close(end_s, None if played_s >= asked.window_s / 2 else Part.END)
+    part = None if played_s >= asked.window_s / 2 else Part.END
+    if gathering.is_empty and part is Part.END:
+        return
+    window = gathering.close(end_s, part)
     soak.add_window(window)
     told(window)
 

@@ -65,14 +65,17 @@ def _counts(window: Window) -> tuple[str, str]:
 
 def summary(found: Result, width: int) -> RenderableType:
     """Everything that a reader wants at the end, in so many columns."""
-    parts: list[RenderableType] = [_windows(found.windows, width), "", _processes(found, width)]
+    parts: list[RenderableType] = [Text("no window was closed")]
+    if found.windows:
+        parts = [_windows(found.windows, width), "", _processes(found, width)]
     cold = [leg for leg in found.legs if leg.cold_start_s is not None]
     if cold:
         told = ", ".join(f"{leg.cold_start_s:.2f} s" for leg in cold)
         parts += ["", Text(f"cold start {told}, in no window")]
     for leg in found.legs[1:]:
         gap = "an unknown time" if leg.gap_s is None else f"{leg.gap_s:,.0f} s"
-        parts.append(Text(f"gap of {gap} at {clock(leg.begin_s)}: leg {leg.number} goes on there"))
+        on = f"leg {leg.number} goes on there, its footage and fires anew"
+        parts.append(Text(f"gap of {gap} at {clock(leg.begin_s)}: {on}"))
     errors = Counter[str]()
     for window in found.windows:
         errors.update(window.errors)
