@@ -585,6 +585,39 @@ async def test_marks_of_the_detection_curve_do_not_lie_on_each_other(
         assert await told.ask(shown) == minutes
 
 
+CROSSED = """[...document.querySelectorAll('[data-chart=operating] svg')].flatMap((chart) => {
+    const curve = chart.querySelector('path.curve');
+    const names = [...chart.querySelectorAll('text')].filter(
+        (t) => /^(as played|0\\.\\d)$/.test(t.textContent));
+    const within = (b, x, y) =>
+        b.x < x && x < b.x + b.width && b.y + 3 < y && y < b.y + b.height - 3;
+    return names.filter((name) => {
+        const box = name.getBBox();
+        for (let at = 0; at <= curve.getTotalLength(); at += 1) {
+            const { x, y } = curve.getPointAtLength(at);
+            if (within(box, x, y)) return true;
+        }
+        const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+        return names.some((other) => other !== name && within(other.getBBox(), x, y));
+    }).map((name) => name.textContent);
+})"""
+"""Names of points through which the curve runs, or which lie on each other."""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_names_of_the_operating_points_are_not_crossed_by_their_curve(
+    chromium: Browser, tmp_path: Path, width: int
+) -> None:
+    # ever more false alarms at lower thresholds, and the fire found at each up to 0.7
+    before = [Verdict(False, confidence=(0.05, 0.15, 0.25, 0.35)[i % 4]) for i in range(40)]
+    log = one_camera([*before, *[Verdict(True, confidence=0.75)] * 41], onset=2400)
+    async with opened(chromium, write(tmp_path, log, score(log)), width=width) as told:
+        named = "[...document.querySelectorAll('[data-chart=operating] text.strong')].length"
+        assert await told.ask(named) == 2  # as played, over each axis
+        assert await told.ask(CROSSED) == []
+        assert told.said == []
+
+
 BARS = """[...document.querySelectorAll('#lanes canvas[data-drawn]')].map((c) => {
     const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
     let found = 0;

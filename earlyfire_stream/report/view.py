@@ -1070,7 +1070,7 @@ def _shares(bounds: Interval | None) -> str:
 
 
 def _seconds_between(bounds: Interval | None) -> str:
-    return "" if bounds is None else " to ".join(map(seconds_text, bounds))
+    return "" if bounds is None else _one_unit(*map(seconds_text, bounds))
 
 
 def _open_ends(bounds: tuple[float | None, float | None] | None) -> str:
@@ -1084,8 +1084,11 @@ def _open_ends(bounds: tuple[float | None, float | None] | None) -> str:
 
 
 def _spanned(low: float, high: float) -> str:
+    return _one_unit(duration(low), duration(high))
+
+
+def _one_unit(first: str, last: str) -> str:
     """`2:29 to 8:35 min`: a unit that both ends have is told once."""
-    first, last = duration(low), duration(high)
     unit = last.rpartition(" ")[2]
     return f"{first.removesuffix(f' {unit}')} to {last}"
 

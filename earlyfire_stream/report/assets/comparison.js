@@ -249,7 +249,7 @@
     const bent = (v) => Math.asinh(v);
     const most = Math.max(1, ...all.map((o) => o.rate)) * 1.15;
     const width = Math.max(240, figure.clientWidth);
-    const at = scale(-0.04 * bent(most), bent(most), 56, width - 12);
+    const at = scale(-0.04 * bent(most), bent(most), 56, width - 18);
     const ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000].filter((v) => v <= most);
     const p = plot(figure, 300, { at: (v) => at(bent(v)), ticks, label: "false alarms per camera-day" },
       { low: 0, high: 1.04, ticks: [0, 0.25, 0.5, 0.75, 1], text: percent, label: "views detected" }, 56, 40);

@@ -87,7 +87,7 @@ const drawing = (() => {
   function plot(figure, height, x, y, left = 46, bottom = 34) {
     const width = Math.max(240, figure.clientWidth);
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, figure);
-    const right = width - 12, top = 14, floor = height - bottom;
+    const right = width - 18, top = 14, floor = height - bottom;  // half of the last tick stands beyond it
     const X = x.at || scale(x.low, x.high, left, right);
     const Y = scale(y.low, y.high, floor, top);
     for (const v of y.ticks || steps(y.low, y.high, 4, y.timed)) {

@@ -121,6 +121,7 @@
     const all = data.operating.filter((o) => o.rate !== null);
     if (!all.length) { element("p", "empty", figure, "The false alarm rate cannot be measured in this run."); return; }
     const most = Math.max(1, ...all.map((o) => o.rate)) * 1.08;
+    if (all.every((o) => o.recall === null)) { element("p", "empty", figure, "No fire: the table has the false alarms by threshold."); return; }
     const panel = (points, height, y, value, label, below) => {
       if (!points.length) return;
       const p = plot(figure, height, { low: -0.03 * most, high: most, ticks: steps(0, most, 6), label: below }, y, 56, below ? 40 : 26);
