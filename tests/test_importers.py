@@ -610,6 +610,7 @@ def image(file: str, **more: Any) -> dict[str, Any]:
         ({"images": []}, "images: has none"),
         ({"images": 3}, "images: is missing or no list"),
         ({"images": [image("../../etc/passwd.jpg")]}, "leaves the folder of the images"),
+        ({"images": [image("\ud800/a.jpg")]}, "images[0]: '\\ud800/a.jpg' is no name of a file"),
         ({"images": [image("a.jpg", width=0)], "annotations": []}, "width is 0"),
         ({"images": [image("a.jpg"), image("b.jpg")]}, "images[1]: id 7 stands there twice"),
         ({"images": [{"id": 7}]}, "images[0]: file_name is missing"),

@@ -19,6 +19,7 @@ __all__ = [
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -188,6 +189,10 @@ def _read_coco(path: Path, _changed_ns: int, _size_bytes: int) -> Coco:
         name = PurePosixPath(file.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or "\0" in file:
             raise SourceError(f"{place}: {file!r:.80} leaves the folder of the images")
+        try:
+            os.fsencode(file)
+        except UnicodeEncodeError as why:  # half a surrogate pair, which JSON can write
+            raise SourceError(f"{place}: {file!a:.80} is no name of a file") from why
         key = _id(image, "id", place)
         if key in names:
             raise SourceError(f"{place}: id {key} stands there twice")
