@@ -589,6 +589,21 @@ def test_a_process_that_was_started_again_is_judged_by_its_longest_life() -> Non
     assert trends(lives, ASKED)["worker"].slope == pytest.approx(200_000)
 
 
+def test_a_model_that_is_loaded_again_is_no_leak() -> None:
+    """Killed in the second window, it loads in four and answers in the seventh; then it is calm."""
+    nothing = {"request": histogram(), "latency": histogram(), "fates": {"engine_error": 5}}
+    lives = [
+        window(1, processes={"worker": level(530_000_000, pid=1)}),
+        *(
+            window(n, processes={"worker": level(n * 80_000_000, pid=2)}, **nothing)
+            for n in range(2, 7)
+        ),
+        *(window(n, processes={"worker": level(560_000_000, pid=2)}) for n in range(7, 14)),
+    ]
+    found = verdict_of("rss_slope worker", lives)
+    assert (found.state, found.value, found.n) == (State.HELD, 0.0, 6)
+
+
 def test_an_engine_that_gets_slower_is_told_by_its_own_time() -> None:
     """100 ms and 10 ms more in each window of 50 s: 0.2 ms a second of 160 ms are 450 % an hour."""
     slower = [window(n, request=histogram(*[0.09 + 0.01 * n] * 50)) for n in range(1, 12)]

@@ -111,9 +111,9 @@ def judge(windows: Sequence[Window], asked: Asked) -> tuple[Verdict, ...]:
         found.append(_share("error_share", failed, requests, slo.error_share))
     if slo.ttfd is not None:
         found.append(_ttfd(windows, slo.ttfd))
-    after = [w for w in windows if w.begin_s >= begin_s]
     found += [
-        _memory(role, points, slo, asked.memory_bytes) for role, points in _by_role(after).items()
+        _memory(role, points, slo, asked.memory_bytes)
+        for role, points in _by_role(windows, begin_s).items()
     ]
     return (*found, _slower(steady, slo))
 
@@ -121,7 +121,7 @@ def judge(windows: Sequence[Window], asked: Asked) -> tuple[Verdict, ...]:
 def trends(windows: Sequence[Window], asked: Asked) -> dict[str, Trend]:
     """The line through each process's memory, for whoever draws it; by role."""
     begin_s = 0.0 if asked.ramp is None else asked.ramp.full_s
-    by_role = _by_role([w for w in windows if w.begin_s >= begin_s])
+    by_role = _by_role(windows, begin_s)
     lines = {role: trend(points) for role, points in by_role.items()}
     return {role: line for role, line in lines.items() if line is not None}
 
@@ -216,20 +216,29 @@ def _finite(value: float) -> float | None:
 Points = list[tuple[float, float]]
 
 
-def _by_role(windows: Iterable[Window]) -> dict[str, Points]:
+def _by_role(windows: Iterable[Window], begin_s: float) -> dict[str, Points]:
     """(middle of the window, memory) of each role's process: of the one that lived longest.
 
-    A process that was started again begins anew: a line across would hide what it leaked.
+    From `begin_s` on. A process that was started again begins anew: a line across would hide what
+    it leaked. One that begins in the middle of a leg warms up like the leg itself, until the end of
+    the window in which an answer comes: a model that is being loaded is no leak.
     """
     lives: dict[str, dict[int, Points]] = {}
+    leg, known, young = 0, set[int](), set[int]()
     for window in windows:
-        if window.part is not Part.MEASURED:
-            continue
+        pids = {level.pid for level in window.processes.values()}
+        if window.leg != leg:
+            leg, known, young = window.leg, pids, set()
+        young |= pids - known
+        known |= pids
         middle_s = (window.begin_s + window.end_s) / 2
         for role, level in window.processes.items():
             value = level.gpu_bytes if role == "gpu" else level.rss_bytes
-            if value is not None:
+            counts = window.part is Part.MEASURED and window.begin_s >= begin_s
+            if counts and level.pid not in young and value is not None:
                 lives.setdefault(role, {}).setdefault(level.pid, []).append((middle_s, value))
+        if window.request.n:
+            young -= pids
     return {role: max(by_pid.values(), key=len) for role, by_pid in sorted(lives.items())}
 
 
