@@ -260,6 +260,8 @@ class Consumer:
         self._moved = asyncio.Event()
         """Something under way has come to its end."""
         self._stop = asyncio.Event()
+        self._last_seqs: Mapping[str, int] = {}
+        """As `stop` was told."""
         self._over = False
         self._throttled_until_ns = 0
         self._throttled_ns = 0
@@ -314,8 +316,12 @@ class Consumer:
         camera = self._cameras[name]
         return camera.sampling.is_suspicious(camera.last_at)
 
-    def stop(self) -> None:
-        """End soon: nothing new is taken in, what is under way gets a short grace."""
+    def stop(self, last_seqs: Mapping[str, int] | None = None) -> None:
+        """End soon: nothing new is taken in, what is under way gets a short grace.
+
+        `last_seqs` is the fleet's last word where the transport cannot bring it any more.
+        """
+        self._last_seqs = last_seqs or self._last_seqs
         self._stop.set()
         self._moved.set()
 
@@ -371,15 +377,16 @@ class Consumer:
             if not ended.done():
                 # Our own stop: the fleet may be stopping as well and tell its last numbers.
                 await asyncio.wait({ended}, timeout=0.5)
-            if not ended.done():
-                return {}
-            control = ended.result()
-            if control.start_ns > self._clock.start_ns:
-                return {}  # another fleet has taken the place of ours: these are not our numbers
+            told = self._last_seqs
+            if ended.done():
+                control = ended.result()
+                if control.start_ns > self._clock.start_ns:
+                    return {}  # another fleet has taken the place of ours: not our numbers
+                told = control.last_seqs or {}
             plans = {name: camera.plan for name, camera in self._cameras.items()}
             last_seqs = {
                 name: last
-                for name, last in (control.last_seqs or {}).items()
+                for name, last in told.items()
                 if (self._shards is None or shard_of(name) in self._shards)
                 and last <= self._highest(plans.get(name))
             }

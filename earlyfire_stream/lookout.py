@@ -13,7 +13,7 @@ __all__ = ["Lookout"]
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -47,6 +47,7 @@ class Lookout:
         self._again.set()
         self._fallen: list[Snapshot] = []
         self._stopped = False
+        self._last_seqs: Mapping[str, int] = {}
 
     async def __aenter__(self) -> Lookout:
         self.inlet = await self._stack.enter_async_context(self._open_inlet())
@@ -78,10 +79,11 @@ class Lookout:
             reconnects=sum(s.reconnects for s in told),
         )
 
-    def stop(self) -> None:
+    def stop(self, last_seqs: Mapping[str, int] | None = None) -> None:
         """End soon; see `Consumer.stop`."""
         self._stopped = True
-        self.consumer.stop()
+        self._last_seqs = last_seqs or self._last_seqs
+        self.consumer.stop(self._last_seqs)
         self._again.set()
 
     async def watch(self) -> None:
@@ -123,7 +125,7 @@ class Lookout:
         self.consumer = self._make(self.inlet)
         self.consumer.take_over(fallen)
         if self._stopped:
-            self.consumer.stop()
+            self.consumer.stop(self._last_seqs)
 
     async def _connect_again(self) -> None:
         """Until the broker lets us in while nobody wants us dead.

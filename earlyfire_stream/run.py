@@ -248,12 +248,22 @@ async def play(
         logs_ = [cameras_log, records_log]
         reach = replace(reach, logs=logs_, lookout=lookout, worker_pid=_worker_of(bare))
         drill = Drill(faults, reach, clock, records_log.note)
-        playing = _play_fleet(fleet, way.link, control, stop, drill)
+        untold: list[str] = []
+
+        async def playing() -> None:
+            await _play_fleet(fleet, stop, drill)
+            end = replace(control, last_seqs=dict(fleet.last_seqs))
+            try:
+                await way.link.announce(end)
+            except TransportError as why:  # all is played and on record: it is scored
+                untold.append(f"the broker could not be told that the run is over: {why}")
+                lookout.stop(end.last_seqs)
+
         async with _gauging(folder, engine, scenario, clock):
-            await _watch(lookout, logs_, clock, stop, playing)
+            await _watch(lookout, logs_, clock, stop, playing())
         tell.stage("closing")
         played_s = _played_s(clock, scenario)
-    warnings = (*stock.reel.warnings, *keep.warnings)
+    warnings = (*stock.reel.warnings, *keep.warnings, *untold)
     frames = sum(last + 1 for last in fleet.last_seqs.values())
     scored = options.score_up_to is None or frames <= options.score_up_to
     if not scored:
@@ -301,7 +311,8 @@ async def play_cameras(
             guard = group.create_task(cameras_log.failed(), name="cameras log")
             reach = replace(reach, client_of=mqtt.client_of, logs=[cameras_log])
             drill = Drill(faults, reach, clock, cameras_log.note)
-            await _play_fleet(fleet, way.link, control, stop, drill)
+            await _play_fleet(fleet, stop, drill)
+            await way.link.announce(replace(control, last_seqs=dict(fleet.last_seqs)))
             guard.cancel()
         played_s = _played_s(clock, scenario)
     warnings = tuple(stock.reel.warnings)
@@ -916,10 +927,8 @@ async def _gauging(
             raise ended
 
 
-async def _play_fleet(
-    fleet: Fleet, link: Link, control: Control, stop: asyncio.Event, drill: Drill
-) -> None:
-    """Play until the fleet is through or `stop` is set, then say what the last frames were."""
+async def _play_fleet(fleet: Fleet, stop: asyncio.Event, drill: Drill) -> None:
+    """Play until the fleet is through or `stop` is set."""
     playing = asyncio.create_task(fleet.play(), name="fleet")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -931,7 +940,6 @@ async def _play_fleet(
         for task in (playing, stopping):
             task.cancel()
         await asyncio.gather(playing, stopping, return_exceptions=True)
-    await link.announce(replace(control, last_seqs=dict(fleet.last_seqs)))
 
 
 def _played_s(clock: Clock, scenario: Scenario) -> float:

@@ -1029,6 +1029,18 @@ def test_a_stopped_fleet_that_tells_its_last_numbers_leaves_no_frame_without_a_f
     assert stage.fates() == {0: DONE, 1: lost, 2: lost, 3: lost}
 
 
+def test_the_last_numbers_may_come_with_the_stop_where_the_transport_cannot_bring_them() -> None:
+    async def feed(stage: Stage) -> None:
+        stage.deliver("a", 0)
+        await stage.clock.until(1.0)
+        stage.consumer.stop({"a": 3})
+        stage.consumer.stop()  # which takes nothing back
+
+    stage = watched(feed)
+    lost = (Fate.LOST, Reason.GAP)
+    assert stage.fates() == {0: DONE, 1: lost, 2: lost, 3: lost}
+
+
 def test_frames_that_expire_at_the_end_do_not_keep_the_consumer_waiting() -> None:
     async def feed(stage: Stage) -> None:
         await stage.clock.until(40.0)

@@ -27,7 +27,7 @@ class Working:
         finally:
             self.works = False
 
-    def stop(self) -> None:
+    def stop(self, last_seqs: Any) -> None:
         self.ended.set()
 
     def snapshot(self) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from earlyfire_stream.clock import virtual_run
+from earlyfire_stream.errors import TransportError
 from earlyfire_stream.live.tally import Tally
 from earlyfire_stream.records import FrameRecord, Shot
 from earlyfire_stream.run import Options, Outcome, play
 from earlyfire_stream.scenario.load import Loaded
+from earlyfire_stream.transport.base import Control
 from earlyfire_stream.transport.broker import embedded_broker
-from earlyfire_stream.verdict import Fate
+from earlyfire_stream.transport.memory import MemoryLink
+from earlyfire_stream.verdict import Fate, Reason
 from tests.playing import camera, loaded, notes, pictures, proof, until, within
 
 
@@ -227,6 +230,32 @@ async def test_a_run_that_is_stopped_is_scored_for_the_part_that_was_played(
     assert log.complete
     assert 10 <= ledger.scheduled < 600
     assert outcome.score is not None
+
+
+def test_a_run_whose_broker_is_away_at_its_end_is_scored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce, publish = MemoryLink.announce, MemoryLink.publish
+
+    async def until_the_end(link: MemoryLink, control: Control) -> None:
+        if control.last_seqs is not None:
+            raise TransportError("is it reachable?")
+        await announce(link, control)
+
+    async def up_to_the_seventh(link: MemoryLink, camera: str, seq: int, payload: bytes) -> Reason:
+        return await publish(link, camera, seq, payload) if seq < 7 else Reason.NONE
+
+    monkeypatch.setattr(MemoryLink, "announce", until_the_end)
+    monkeypatch.setattr(MemoryLink, "publish", up_to_the_seventh)
+    pictures(tmp_path / "pictures", 10)
+    outcome = virtually(loaded(tmp_path, camera("north"), clock="virtual"), tmp_path / "runs")
+    log, ledger = proof(outcome.folder)
+    assert log.complete
+    assert not outcome.interrupted
+    assert ledger.fates == {"answered": 7, "lost": 3}
+    assert outcome.score is not None
+    said = "the broker could not be told that the run is over: is it reachable?"
+    assert outcome.warnings == (said,)
 
 
 async def test_a_run_that_is_cancelled_leaves_a_folder_that_balances(tmp_path: Path) -> None:
