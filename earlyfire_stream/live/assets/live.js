@@ -49,7 +49,7 @@
     const image = element("img", "", frame);
     image.alt = "";
     image.decoding = "async";
-    const blank = element("span", "blank", frame, "no picture yet");
+    const blank = element("span", "blank", frame, run.following ? "no frame kept" : "no picture yet");
     const boxes = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none" }, frame);
     const pill = element("span", "pill", frame);
     const since = element("span", "since", frame);
