@@ -545,6 +545,15 @@ def test_yolo_images_without_labels_are_refused_unless_nothing_burns_in_them(
     assert not quiet.fires
 
 
+def test_a_folder_of_other_pictures_is_told_which_are_played(tmp_path: Path) -> None:
+    empty(tmp_path / "data" / "images" / "1.tiff")
+    (said,) = problems(tmp_path, layout="yolo", interval="20s")
+    assert said.endswith(
+        "no recording in it (a folder with images (.bmp, .jpe, .jpeg, .jpg, .png, .webp), and "
+        "labels beside them)"
+    )
+
+
 def test_masks_beside_frames_are_no_second_recording(tmp_path: Path) -> None:
     yolo(tmp_path, "frames", "labels", ["", BOX])
     jpeg(tmp_path / "data" / "masks" / "1.jpg")

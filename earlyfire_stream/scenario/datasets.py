@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from earlyfire_stream.errors import SourceError
 from earlyfire_stream.scenario.annotations import read_coco, read_yolo
-from earlyfire_stream.scenario.image_names import epoch_of, images_in, natural_key
+from earlyfire_stream.scenario.image_names import SUFFIXES, epoch_of, images_in, natural_key
 from earlyfire_stream.scenario.models import (
     SPLIT,
     BoxAt,
@@ -1078,7 +1078,7 @@ _WANTED = {
     "figlib": "a folder of folders such as 20160604_FIRE_rm-n-mobo-c with 1465063200_-02400.jpg",
     "pyronear": "a folder with {train,val,test}/{wildfire,fp}/NAME/{images,labels}",
     "sai": "a folder of folders such as sec12-1 and sec12-0",
-    "yolo": "a folder with images, and labels beside them",
+    "yolo": "a folder with images (" + ", ".join(sorted(SUFFIXES)) + "), and labels beside them",
     "coco": "name the JSON file",
     "video": "a video file, or a folder of " + ", ".join(sorted(VIDEOS)),
 }
