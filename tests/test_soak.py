@@ -254,6 +254,9 @@ def test_six_windows_are_enough_to_judge_by() -> None:
     assert unjudged(replace(ASKED, for_s=7.0, window_s=1.0)) is None
     ramp = Ramp(1, 2, 1, 30.0)
     assert unjudged(replace(ASKED, for_s=120.0, window_s=15.0, ramp=ramp)) is None
+    told = unjudged(replace(ASKED, for_s=8.0, window_s=1.0, slo=SLO(p95_latency=1.0)))
+    assert told is not None, "but not for p95"
+    assert told.startswith("7 windows after warming up, and p95 latency is judged by 8 or more")
 
 
 # --- trends and histograms ---

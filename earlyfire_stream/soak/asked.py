@@ -32,6 +32,7 @@ from earlyfire_stream.reel import DEFAULT_CADENCE_S
 from earlyfire_stream.scenario.fleet import expand, phases
 from earlyfire_stream.scenario.models import SLO, Camera, Fault, Sampling, Scenario
 from earlyfire_stream.scenario.units import parse_seconds
+from earlyfire_stream.scoring.statistics import MIN_CLUSTERS
 from earlyfire_stream.scoring.trend import MIN_POINTS
 
 LONGEST_WINDOW_S = 300.0
@@ -251,7 +252,8 @@ def steps(ramp: Ramp, for_s: float) -> list[tuple[float, float, int]]:
 def unjudged(asked: Asked) -> str | None:
     """What cannot be judged however it goes, said before it is played; None where all can be.
 
-    The least that has a slope is MIN_POINTS windows after warming up, or after a ramp's last step.
+    A slope takes MIN_POINTS windows after warming up, or after a ramp's last step; an interval of
+    p95 takes MIN_CLUSTERS.
     """
     ramp = asked.ramp
     if ramp is not None and ramp.full_s >= asked.for_s:
@@ -262,12 +264,15 @@ def unjudged(asked: Asked) -> str | None:
         )
     begin_s = asked.window_s if ramp is None else ramp.full_s
     windows = math.floor((asked.for_s - begin_s) / asked.window_s + 0.5)
-    if windows >= MIN_POINTS:
+    what, least = "memory and slowing down are", MIN_POINTS
+    if asked.slo.p95_latency is not None:
+        what, least = "p95 latency is", MIN_CLUSTERS
+    if windows >= least:
         return None
     whence = "after warming up" if ramp is None else "after the ramp's last step"
     return (
-        f"{windows} windows {whence}, and memory and slowing down are judged by {MIN_POINTS} or "
-        "more: soak longer, or give a shorter --window"
+        f"{windows} windows {whence}, and {what} judged by {least} or more: soak longer, or give a "
+        "shorter --window"
     )
 
 
