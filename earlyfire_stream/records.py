@@ -1173,7 +1173,14 @@ def read_run(folder: Path) -> Mapping[str, Any]:
         raise RunFolderError(f"{path}: its speed is no number above 0")
     if played_s is not None and not _is_number(played_s):
         raise RunFolderError(f"{path}: played_s is no number")
+    for key, kind in _TOLD.items():
+        if run.get(key) is not None and not isinstance(run[key], kind):
+            raise RunFolderError(f"{path}: {key} is no {kind.__name__}")
     return run
+
+
+_TOLD = {"engine": dict, "versions": dict, "host": dict, "git": dict, "warnings": list}
+"""What a run.json may tell beside what a score needs."""
 
 
 def _is_number(value: object) -> bool:

@@ -779,6 +779,15 @@ def test_a_run_json_that_cannot_be_used_is_an_error(tmp_path: Path, text: bytes,
         load(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["engine", "versions", "host", "git", "warnings"])
+def test_a_run_json_that_tells_something_else_than_it_should_is_an_error(
+    tmp_path: Path, key: str
+) -> None:
+    write_json(tmp_path / "run.json", RUN | {key: 7})
+    with pytest.raises(RunFolderError, match=rf"run\.json: {key} is no (dict|list)"):
+        load(tmp_path)
+
+
 def test_a_run_json_that_is_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").mkdir()
     with pytest.raises(RunFolderError, match="cannot be read"):
