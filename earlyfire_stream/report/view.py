@@ -889,7 +889,7 @@ def _operating(log: RunLog, score: Score) -> tuple[tuple[OperatingPoint, ...], s
     if len(log.frames) > CURVE_FRAMES:
         return (), (
             f"Not drawn for more than {CURVE_FRAMES:,} frames; "
-            "`earlyfire score RUN --threshold 0.1…0.9` computes it."
+            "`earlyfire score RUN --threshold 0.1:0.9:0.1` computes it."
         )
     if np.isnan(FrameTable.of(log.frames).answer_column("confidence")).all():
         return (), "The engine gave no confidence, so that no threshold can be moved."
