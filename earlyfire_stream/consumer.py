@@ -75,6 +75,11 @@ FASTEST_S = 0.01
 """Cadence of a camera that declares none, for that purpose."""
 STRANGERS = 10_000
 """Most cameras that are watched without having been announced; bounds memory."""
+SKEW_S = 10.0
+"""Wall seconds that the quickest of the first frames cannot have been on its way: the clocks of two
+hosts differ."""
+COMPARED = 10
+"""The first frames; one may have waited in a broker, all of them hardly."""
 SCORING_BACKLOG = 8
 """Change scores waiting for a thread, beyond which frames are sampled without one."""
 
@@ -270,6 +275,8 @@ class Consumer:
         """What a request has taken of late, a running mean."""
         self._last_tokens = self._max_tokens
         self._last_arrival_ns = clock.wall_ns()
+        self._compared = 0
+        self._quickest_s = float("inf")
         self.received = 0
         self.duplicates = 0
         self.tokens_spent = 0
@@ -493,6 +500,7 @@ class Consumer:
             self.duplicates += 1
             return
         self._last_arrival_ns = arrival.received_ns
+        self._compare_clocks(capture, arrival.received_ns)
         if camera.first_seq is None:
             camera.first_seq = capture.seq
         camera.last_at = max(camera.last_at, capture.captured_at)
@@ -524,6 +532,20 @@ class Consumer:
         if self._clip > 1:
             self._remember(camera, waiting)
         self._sample(camera, waiting)
+
+    def _compare_clocks(self, capture: Capture, received_ns: int) -> None:
+        if self._compared == COMPARED:
+            return
+        self._compared += 1
+        self._quickest_s = min(self._quickest_s, (received_ns - capture.published_ns) / 1e9)
+        if self._compared == COMPARED and abs(self._quickest_s) > SKEW_S:
+            log.warning(
+                "this host's clock is %.0f s %s that of the cameras: have both set by NTP; a frame "
+                "that seems older than %g s is not looked at",
+                abs(self._quickest_s),
+                "ahead of" if self._quickest_s > 0 else "behind",
+                self._scenario.engine.deadline,
+            )
 
     def _remember(self, camera: _Camera, waiting: Waiting) -> None:
         """Keep it for the next clip; who is too old for one meets the fate that was put off."""

@@ -843,6 +843,39 @@ def test_what_a_late_joiner_missed_was_lost_to_its_absence() -> None:
     assert stage.fates("b") == {0: away}
 
 
+@pytest.mark.parametrize(
+    ("behind_s", "said"),
+    [(60, "60 s ahead of"), (11, "11 s ahead of"), (9, ""), (-9, ""), (-60, "60 s behind")],
+)
+def test_clocks_of_two_hosts_that_differ_are_told_once(
+    behind_s: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def feed(stage: Stage) -> None:
+        for seq in range(30):
+            await stage.clock.until(100.0 + seq)
+            stage.deliver("a", seq, at=stage.clock.now() - behind_s)
+        stage.end()
+
+    watched(feed)
+    told = [line for line in caplog.messages if "this host's clock" in line]
+    assert len(told) == bool(said)
+    assert all(f"this host's clock is {said} that of the cameras" in line for line in told)
+
+
+def test_frames_that_have_waited_in_a_broker_say_nothing_of_the_clocks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def feed(stage: Stage) -> None:
+        await stage.clock.until(100.0)
+        for seq in range(9):
+            stage.deliver("a", seq, at=60.0 + seq)
+        await stage.stream("b", 10)
+        stage.end()
+
+    watched(feed, places=seats("a", "b"))
+    assert not [line for line in caplog.messages if "clock" in line]
+
+
 def test_a_second_delivery_is_counted_and_has_no_fate() -> None:
     async def feed(stage: Stage) -> None:
         for seq in (0, 0, 1, 0, 1):
