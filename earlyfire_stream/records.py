@@ -61,7 +61,7 @@ import sys
 import threading
 import zlib
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
 from operator import itemgetter
@@ -1095,10 +1095,7 @@ def read_plans(run: Mapping[str, Any]) -> tuple[CameraPlan, ...]:
 def read_faults(run: Mapping[str, Any]) -> tuple[FaultPlan, ...]:
     """The scripted faults of a run.json; none where it is older than they are."""
     try:
-        return tuple(
-            FaultPlan(**{**fault, "cameras": tuple(fault["cameras"])})
-            for fault in run.get("faults") or ()
-        )
+        return tuple(_fault_plan(fault) for fault in run.get("faults") or ())
     except (LookupError, TypeError, ValueError) as why:
         raise RunFolderError(f"{RUN_FILE}: its faults cannot be read: {why!s:.200}") from why
 
@@ -1173,14 +1170,26 @@ def read_run(folder: Path) -> Mapping[str, Any]:
         raise RunFolderError(f"{path}: its speed is no number above 0")
     if played_s is not None and not _is_number(played_s):
         raise RunFolderError(f"{path}: played_s is no number")
-    for key, kind in _TOLD.items():
-        if run.get(key) is not None and not isinstance(run[key], kind):
-            raise RunFolderError(f"{path}: {key} is no {kind.__name__}")
+    for place, kind in _TOLD.items():
+        value: Any = run
+        for name in place.split("."):
+            value = None if value is None else value.get(name)
+        if value is not None and not (_is_number(value) if kind is float else type(value) is kind):
+            raise RunFolderError(f"{path}: {place} is no {kind.__name__}")
     return run
 
 
-_TOLD = {"engine": dict, "versions": dict, "host": dict, "git": dict, "warnings": list}
-"""What a run.json may tell beside what a score needs."""
+_TOLD: Mapping[str, type] = {
+    "engine": dict,
+    "engine.cold_start_s": float,
+    "engine.prompt": dict,
+    "settings.budget": dict,
+    "versions": dict,
+    "host": dict,
+    "git": dict,
+    "warnings": list,
+}
+"""What a run.json may tell beside what a score needs; an object before what stands in it."""
 
 
 def _is_number(value: object) -> bool:
@@ -1374,12 +1383,40 @@ def _alarm(v: dict[str, Any]) -> AlarmRecord:
 
 def _plan(v: Mapping[str, Any]) -> CameraPlan:
     parts = {
-        "fires": tuple(FirePlan(**f) for f in v["fires"]),
+        "fires": tuple(_fire_plan(f) for f in v["fires"]),
         "ignore": tuple(tuple((x, y) for x, y in polygon) for polygon in v["ignore"]),
         "outages": tuple((start, end) for start, end in v["outages"]),
         "network_outages": tuple((start, end) for start, end in v.get("network_outages", ())),
     }
-    return CameraPlan(**{**v, **parts})
+    plan = CameraPlan(**{**v, **parts})
+    pairs = itertools.chain(plan.outages, plan.network_outages, *plan.ignore)
+    _check("a camera", (plan.id,), itertools.chain.from_iterable(pairs))
+    _check("a cadence", (), () if plan.cadence_s is None else (plan.cadence_s,))
+    if not isinstance(plan.truth, bool):
+        raise TypeError(f"truth is {plan.truth!r:.40}")
+    return plan
+
+
+def _fire_plan(v: Mapping[str, Any]) -> FirePlan:
+    fire = FirePlan(**v)
+    end = () if fire.end is None else (fire.end,)
+    _check("a fire", (fire.id, fire.onset_source), (fire.onset, *end))
+    return fire
+
+
+def _fault_plan(v: Mapping[str, Any]) -> FaultPlan:
+    fault = FaultPlan(**{**v, "cameras": tuple(v["cameras"])})
+    _check("a fault", (fault.id, fault.kind, *fault.cameras), (fault.start, fault.end))
+    return fault
+
+
+def _check(what: str, texts: Iterable[object], numbers: Iterable[object]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} with {text!r:.40} for a text")
+    for number in numbers:
+        if not _is_number(number):
+            raise TypeError(f"{what} with {number!r:.40} for a number")
 
 
 # --- following -----------------------------------------------------------------------------------

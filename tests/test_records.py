@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gzip
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -36,6 +37,8 @@ from earlyfire_stream.records import (
     Shot,
     Tail,
     load,
+    read_faults,
+    read_plans,
     write_json,
 )
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
@@ -786,6 +789,34 @@ def test_a_run_json_that_tells_something_else_than_it_should_is_an_error(
     write_json(tmp_path / "run.json", RUN | {key: 7})
     with pytest.raises(RunFolderError, match=rf"run\.json: {key} is no (dict|list)"):
         load(tmp_path)
+    write_json(tmp_path / "run.json", RUN | {"engine": {"prompt": {}, "cold_start_s": "1 s"}})
+    with pytest.raises(RunFolderError, match=r"run\.json: engine\.cold_start_s is no float"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": ["a"]}, "a camera with ['a'] for a text"),
+        ({"outages": [[0.0, "x"]]}, "a camera with 'x' for a number"),
+        ({"cadence_s": "1s"}, "a cadence with '1s' for a number"),
+        ({"truth": {}}, "truth is {}"),
+        ({"fires": [{"id": "f", "onset": ""}]}, "a fire with '' for a number"),
+        ({"fires": [{"id": "f", "onset": 1.0, "onset_source": 5}]}, "a fire with 5 for a text"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused_before_anything_is_scored(
+    changes: dict[str, Any], said: str
+) -> None:
+    plan = {"id": "a", "fires": [], "cadence_s": 1.0, "ignore": [], "outages": [], **changes}
+    with pytest.raises(RunFolderError, match=re.escape(f"cameras cannot be read: {said}")):
+        read_plans({"cameras": [plan]})
+
+
+def test_a_fault_that_is_none_is_refused() -> None:
+    fault = {"id": "f", "kind": "engine-slow", "start": 1.0, "end": None, "cameras": []}
+    with pytest.raises(RunFolderError, match="faults cannot be read: a fault with None for a num"):
+        read_faults({"faults": [fault]})
 
 
 def test_a_run_json_that_is_a_folder_is_an_error(tmp_path: Path) -> None:

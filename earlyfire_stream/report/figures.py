@@ -256,7 +256,7 @@ def _tokens(log: RunLog, columns: _Columns, edges: Floats) -> dict[str, Any] | N
         return None
     spent = np.histogram(columns.at, edges, weights=columns.visual)[0]
     wall_s = float(edges[1] - edges[0]) / log.speed
-    settings = log.run.get("settings", {}).get("budget", {})
+    settings = log.run.get("settings", {}).get("budget") or {}
     told = settings.get("tokens_per_s")
     learned = [
         [_plain(note["scenario_s"]), _plain(note["tokens_per_s"])]
