@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import aiomqtt
+import orjson
 import pytest
 from PIL import Image
 
@@ -354,6 +355,36 @@ async def test_the_first_that_comes_ends_the_watch_for_silence(
             ) as client:
                 await client.publish("site/a/image", JPEG)
         await eventually(lambda: not watched())
+
+
+async def test_cameras_that_go_without_a_last_word_are_missed(
+    mosquitto_broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    login = mosquitto_broker.address.login
+    assert login is not None
+    status = "earlyfire/r/fleet/x/status"
+    async with (
+        inlet_on(mosquitto_broker, timing=replace(QUICK, silence_s=0.05)) as inlet,
+        aiomqtt.Client(
+            mosquitto_broker.address.host,
+            mosquitto_broker.address.port,
+            username=login.user,
+            password=login.password,
+        ) as client,
+    ):
+        for start_ns, last_seqs in ((1, {"a": 7}), (2, None)):  # only the first says its last word
+            said = {"run": "r", "digest": "d", "start_ns": start_ns, "speed": 1.0, "fleet": "x"}
+            await client.publish(status, b"online", 1)
+            await client.publish("earlyfire/r/control", orjson.dumps(said | {"last_seqs": None}), 1)
+            await inlet.control(start_ns)
+            if last_seqs is not None:
+                said["last_seqs"] = last_seqs
+                await client.publish("earlyfire/r/control", orjson.dumps(said), 1)
+                await inlet.ended()
+            await client.publish(status, b"offline", 1)
+        gone = "the cameras of run r went away 0.05 s ago without a last word"
+        await eventually(lambda: any(gone in line for line in caplog.messages))
+    assert sum(gone in line for line in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ class MqttTiming:
     once. One broker met by several links sees the sum."""
     silence_s: float = 30.0
     """An inlet to which nothing has come for so long says so: a broker may grant a subscription
-    and keep all to itself, as Mosquitto does with who lacks the right to read."""
+    and keep all to itself, as Mosquitto does with who lacks the right to read. It also says when
+    the cameras have been gone for so long."""
     expiry_s: float = 60.0
     """A frame that the broker could not deliver within this time is worthless (MQTT 5 only)."""
 
@@ -785,6 +786,8 @@ class MqttInlet:
             self._crew.start(self._session.run(), name="mqtt inlet")
             self._crew.start(self._post(), name="mqtt verdicts")
             self._crew.start(self._tell_silence(), name="mqtt silence")
+            if not self._foreign:
+                self._crew.start(self._tell_gone(), name="mqtt fleet")
             await _all_up([self._session], self._address, self._timing.connect_s)
         except BaseException:
             await self._crew.dismiss()
@@ -833,10 +836,17 @@ class MqttInlet:
         return await self._heard(ends)
 
     async def _heard(self, wanted: Callable[[Control], bool]) -> Control:
-        while self._control is None or not wanted(self._control):
+        def heard() -> bool:
+            return self._control is not None and wanted(self._control)
+
+        await self._when(heard)
+        assert self._control is not None
+        return self._control
+
+    async def _when(self, so: Callable[[], bool]) -> None:
+        while not so():
             self._news.clear()
             await self._news.wait()
-        return self._control
 
     def post(self, camera: str, what: str, body: bytes) -> None:
         """Queued, sent in order, and sent again after a lost connection (at least once)."""
@@ -877,6 +887,25 @@ class MqttInlet:
                 self._timing.silence_s,
             )
 
+    async def _tell_gone(self) -> None:
+        """A fleet that was killed cannot say that it ended; whoever waits for that should know."""
+        while True:
+            await self._when(lambda: bool(self._fleets))
+            await self._when(lambda: not self._fleets)
+            try:
+                async with asyncio.timeout(self._timing.silence_s):
+                    await self._when(lambda: bool(self._fleets) or self._is_over())
+            except TimeoutError:
+                log.warning(
+                    "the cameras of run %s went away %g s ago without a last word; they are waited "
+                    "for until they come back, or somebody ends this",
+                    self._run,
+                    self._timing.silence_s,
+                )
+
+    def _is_over(self) -> bool:
+        return self._control is not None and self._control.last_seqs is not None
+
     def _take(self, message: Message) -> None:
         """Called by the client for each message as it is read from the socket; must not raise."""
         topic, payload = message.topic.value, message.payload
@@ -912,6 +941,7 @@ class MqttInlet:
             self._news.set()
             return
         known.discard(name)
+        self._news.set()
         if shard == "fleet" and not known:
             self._online.clear()  # cameras of a shared connection have no will of their own
 
