@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.table import Table
+from rich.text import Text
 
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.engines import create
@@ -138,34 +139,44 @@ def bench(
 
 
 def comparison(results: Sequence[Result]) -> Table:
-    """A row a variant: what was found and how soon, against what it cost."""
+    """A row a variant: what was found and how soon, against what it cost; below it how sure."""
     table = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")
-    table.caption = "TTFD over the fires that were found; tokens are visual tokens a camera-hour"
+    table.caption = (
+        "TTFD over the fires that were found; tokens are visual tokens a camera-hour; below "
+        "them 95 % intervals (EFS over that of the false alarms) and sample sizes"
+    )
     table.add_column("", overflow="fold")
     titles = ["EFS", "found", "TTFD median", "mean", "false/day", "tokens", "p50 latency"]
     unreadable = any(result.score.answers.bad_json for result in results)
     if unreadable:
         titles.append("bad_json")
     for title in titles:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for result in results:
         data = result.score.to_json()
-        ttfds = sorted(f["ttfd_s"] for f in data["fires"] if f["ttfd_s"] is not None)
-        median = ttfds[len(ttfds) // 2] if ttfds else None
-        mean = sum(ttfds) / len(ttfds) if ttfds else None
-        per_day = data["false_alarms"]["per_camera_day"]
+        ttfds = [f["ttfd_s"] for f in data["fires"] if f["ttfd_s"] is not None]
+        views, false_alarms, latency = data["views"], data["false_alarms"], data["latency_s"]
         cells = [
-            _figure(data["early_fire_score"], 1),
-            f"{len(ttfds)} of {len(data['fires'])}",
-            _figure(median, 1, " s"),
-            _figure(mean, 1, " s"),
-            _figure(per_day, 1),
-            _figure(data["tokens"]["visual_per_camera_hour"], 0),
-            _figure(data["latency_s"]["p50"], 2, " s"),
+            (_figure(data["early_fire_score"], 1), _span(data["early_fire_score_interval"], 0)),
+            (f"{views['detected']} of {views['n']}", _span(views["recall_interval"], 0, 100, " %")),
+            (
+                _figure(views["median_ttfd_s"], 1, " s"),
+                _span(views["median_ttfd_interval_s"], 0, 1, " s"),
+            ),
+            (_figure(sum(ttfds) / len(ttfds) if ttfds else None, 1, " s"), f"n {len(ttfds)}"),
+            (_figure(false_alarms["per_camera_day"], 1), _span(false_alarms["interval"], 1)),
+            (_figure(data["tokens"]["visual_per_camera_hour"], 0), ""),
+            (_figure(latency["p50"], 2, " s"), f"n {latency['n']:,}"),
         ]
         if unreadable:
-            cells.append(_share(data["answers"]["shares"]["bad_json"]))
-        table.add_row(result.variant.name, *cells)
+            answers = data["answers"]
+            cells.append(
+                (
+                    _share(answers["shares"]["bad_json"]),
+                    _span(answers["share_intervals"]["bad_json"], 1, 100, " %"),
+                )
+            )
+        table.add_row(result.variant.name, *map(_two_lines, cells))
     return table
 
 
@@ -202,3 +213,15 @@ def _share(value: float | None) -> str:
 
 def _figure(value: float | None, digits: int, unit: str = "") -> str:
     return "n/a" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _span(interval: Sequence[float] | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    if interval is None:
+        return ""
+    low, high = (f"{scale * end:,.{digits}f}" for end in interval)
+    return f"{low}–{high}{unit}"
+
+
+def _two_lines(cell: tuple[str, str]) -> Text:
+    figure, sure = cell
+    return Text(figure) if not sure else Text.assemble(f"{figure}\n", (sure, "dim"))
