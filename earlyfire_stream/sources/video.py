@@ -84,8 +84,8 @@ class VideoFile:
                 self._native = tuple(t for t in tiled if t < duration)
         if self._loop and camera.fires:
             self.warnings.append(
-                f"{path.name} loops, its fires do not: from {self._pass_s:g} s on the pictures begin "
-                "again and the truth goes on"
+                f"{path.name} loops, its fires do not: from {self._pass_s:g} s on the pictures "
+                "begin again and the truth goes on"
             )
         self._decoder = _Decoder(path, max(_SEEK_BEYOND_S, _SEEK_BEYOND_FRAMES * gap_s))
         self._size = self._try_first_frame()
