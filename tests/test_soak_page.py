@@ -74,6 +74,17 @@ async def test_the_page_stands_by_itself_and_fits(tmp_path: Path, width: int, sc
         assert await told.ask("document.querySelectorAll('img').length") == 0, "names are text"
 
 
+async def test_it_is_drawn_for_paper_before_the_paper_is_cut_into_pages(tmp_path: Path) -> None:
+    """What grows once a browser has counted its pages is missing at the end. A4 has 688 px."""
+    async with browser() as chromium, opened(chromium, page(tmp_path)) as told:
+        widths = await told.ask(
+            "dispatchEvent(new Event('beforeprint')) && "
+            "[...document.querySelectorAll('.chart > svg')].map(one => one.viewBox.baseVal.width)"
+        )
+        # two of rates, one each of latency and drops, two of memory
+        assert widths == [680] * 6
+
+
 async def test_the_page_says_what_was_breached_the_knee_and_the_gap(tmp_path: Path) -> None:
     async with browser() as chromium, opened(chromium, page(tmp_path)) as told:
         words = await told.ask("document.body.innerText")

@@ -3,6 +3,7 @@
 "use strict";
 const drawing = (() => {
   const NS = "http://www.w3.org/2000/svg";
+  const PAPER_PX = 680;  // 180 mm; A4 has 182 between the margins that page.css sets
   function svg(name, attributes, parent, text) {
     const made = document.createElementNS(NS, name);
     for (const key in attributes) made.setAttribute(key, attributes[key]);
@@ -172,15 +173,33 @@ const drawing = (() => {
       width = innerWidth;
       requestAnimationFrame(draw);
     });
+    // Pages are counted before the page hears that it is on paper: what grows then is cut off at the
+    // end. So beforehand it is drawn as narrow as paper, and what is folded away on a screen is told,
+    // a scenario's whole text aside; colours follow when the medium has changed.
     const paper = matchMedia("print");
     let folded = [];
-    paper.addEventListener("change", () => {
-      // what is folded away on a screen is told on paper, a scenario's whole text aside
-      if (paper.matches) folded = [...document.querySelectorAll("details:not([open], .wide)")];
-      for (const one of folded) one.open = paper.matches;
+    const unfold = () => {
+      const shut = [...document.querySelectorAll("details:not([open], .wide)")];
+      for (const one of shut) one.open = true;
+      folded = [...folded, ...shut];
+    };
+    const fold = () => {
+      for (const one of folded) one.open = false;
+      folded = [];
+    };
+    addEventListener("beforeprint", () => {
+      unfold();
+      const main = document.querySelector("main"), inside = main.querySelector("section");
+      const { paddingLeft, paddingRight } = getComputedStyle(inside);
+      const around = main.offsetWidth - inside.clientWidth + parseFloat(paddingLeft) + parseFloat(paddingRight);
+      main.style.cssText = `width: ${PAPER_PX + around}px; max-width: none`;
+      print();
+      main.style.cssText = "";
     });
-    addEventListener("beforeprint", print);
-    paper.addEventListener("change", print);
+    paper.addEventListener("change", () => {
+      if (paper.matches) unfold(); else fold();
+      print();
+    });
   }
 
   return {
