@@ -222,6 +222,12 @@ def test_the_score_stands_between_its_values_at_both_ends_of_the_interval() -> N
     assert any("low exposure" in w for w in found.warnings)
 
 
+def test_little_exposure_is_told_where_nothing_burns_too() -> None:
+    told = " ".join(score(one_camera(verdicts("FF"))).warnings)
+    assert "low exposure" in told
+    assert "see its interval" in told
+
+
 def test_a_day_without_smoke_is_exposure_enough() -> None:
     quiet = [shot("quiet", i, i * 3600.0) for i in range(26)]
     log = one_camera(verdicts("FT"), onset=60)

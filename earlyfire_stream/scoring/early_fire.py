@@ -557,10 +557,11 @@ def _warnings(
         )
     if asked.sent and not asked.valid:
         said.append("not one answer could be read")
-    if 0 < alarms.camera_hours < LOW_EXPOSURE_H and found:
+    if 0 < alarms.camera_hours < LOW_EXPOSURE_H:
+        see = "the score at both ends of its interval" if found else "its interval"
         said.append(
-            f"low exposure: {alarms.camera_hours:.3g} camera-hours without smoke (24 are needed "
-            "for a steady false alarm rate); see the score at both ends of its interval"
+            f"low exposure: {alarms.camera_hours:.3g} camera-hours without smoke "
+            f"({LOW_EXPOSURE_H:g} are needed for a steady false alarm rate); see {see}"
         )
     unseen = never_seen(known) if log.complete else ()
     if unseen:
