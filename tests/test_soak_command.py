@@ -201,6 +201,7 @@ def test_a_soak_whose_harness_was_killed_goes_on_where_its_windows_end(
     assert legs[0]["gap_s"] is None
     assert legs[1]["gap_s"] > 0
     assert "goes on there" in resumed.out
+    assert resumed.err.splitlines()[-1] == f"not scored: earlyfire score {folder / 'leg-1'}"
     for leg in ("leg-1", "leg-2"):
         nursery.run("score", folder / leg, cwd=tmp_path)
         proof(folder / leg)
@@ -357,6 +358,26 @@ def test_ctrl_c_does_not_wait_for_the_scoring_of_a_long_run(tmp_path: Path) -> N
     with pytest.raises(Interrupted, match="while scoring"):
         play(how, tiny, Options(broker="memory"))
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_sigterm_to_a_process_and_to_its_group_is_one(tmp_path: Path) -> None:
+    ended = Outcome(tmp_path, None, True, ())
+
+    async def how(
+        playing: Loaded, options: Options, observers: list[Observer], stop: asyncio.Event
+    ) -> Outcome:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        await stop.wait()
+        await asyncio.sleep(0)  # where it would be cancelled
+        return ended
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert play(how, load(soak_scenario(tmp_path)), Options(broker="memory")) is ended
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

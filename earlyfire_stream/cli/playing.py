@@ -6,7 +6,9 @@ __all__ = ["Play", "cameras", "consume", "play", "run_command", "watched"]
 
 import asyncio
 import contextlib
+import math
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -53,6 +55,9 @@ from earlyfire_stream.records import (
 )
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.scenario.models import Scenario
+
+TWICE_S = 0.5
+"""`timeout` sends SIGTERM to its child and then to the group that it is in: that is one."""
 
 ForeignBrokerOpt = Annotated[str, typer.Option("--broker", help="mqtt[s]://[user@]host[:port]")]
 
@@ -263,7 +268,15 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching, scoring: _Scoring)
             stop.set()
             watching.stage("stopping (Ctrl-C again: at once)")
 
+    terminated_s = -math.inf
+
     def heard(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated_s
+        if number == signal.SIGTERM:
+            since_s = time.monotonic() - terminated_s
+            if since_s < TWICE_S:
+                return
+            terminated_s = time.monotonic()
         if scoring.under_way:
             raise Interrupted(
                 "interrupted while scoring, ended unscored; `earlyfire score` reads what was "

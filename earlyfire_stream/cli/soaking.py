@@ -261,6 +261,11 @@ def _soaked(
                 typer.echo(f"  {name:<14} {what}")
     for warning in () if outcome is None else outcome.warnings:
         say(warning, logging.WARNING)
+    # those that were killed; the last one's own warnings say why it is not scored
+    for leg in found.legs if outcome is None else found.legs[:-1]:
+        folder = soak.leg_folder(leg.number)
+        if folder.exists() and not (folder / "score.json").exists():
+            say(f"not scored: earlyfire score {folder}")
     if outcome is not None and outcome.interrupted:
         cut = "interrupted"
     if cut:
