@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["KeyFrames", "RunFile", "free_name"]
+__all__ = ["KeyFrames", "RunFile", "free_name", "held"]
 
 import errno
+import fcntl
 import itertools
 import os
 import platform
@@ -13,7 +14,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +25,7 @@ from earlyfire_stream import __version__
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt
 from earlyfire_stream.engines.base import Traits
-from earlyfire_stream.errors import RunFolderError
+from earlyfire_stream.errors import RunFolderError, UsageError
 from earlyfire_stream.records import RUN_FILE, AlarmRecord, CameraPlan, key_frame, write_json
 from earlyfire_stream.scenario.fleet import planned_faults
 from earlyfire_stream.scenario.load import Loaded, digest, resolved
@@ -49,6 +51,26 @@ def free_name(out: Path, scenario: str, who: str) -> str:
 def _numbered(out: Path, stem: str) -> str:
     names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
     return next(name for name in names if not (out / name).exists())
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """While a `what` (soak, bench) is played in its folder, which is there.
+
+    UsageError where another process plays it; one that was killed does not.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise UsageError(
+            f"--resume {folder}: this {what} is running; stop it first, or let it end"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(opened)
 
 
 class RunFile:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from earlyfire_stream.cli import app, soaking
 from earlyfire_stream.cli.playing import play
 from earlyfire_stream.errors import Interrupted, RunFolderError, UsageError
+from earlyfire_stream.folder import held
 from earlyfire_stream.records import Observer
 from earlyfire_stream.run import Options, Outcome
 from earlyfire_stream.scenario.load import Loaded, load
@@ -317,11 +318,12 @@ def test_too_many_frames_leave_the_score_out_and_say_so(nursery: Nursery, tmp_pa
     assert not (leg / "score.json").exists()
 
 
-def test_a_soak_that_is_running_is_not_resumed_beside_itself(tmp_path: Path) -> None:
-    soak = SoakFolder.new(tmp_path, "calm", "simulated", {})
-    with soak.held(), pytest.raises(UsageError, match="this soak is running"), soak.held():
+@pytest.mark.parametrize("what", ["soak", "bench"])
+def test_what_is_running_is_not_resumed_beside_itself(tmp_path: Path, what: str) -> None:
+    running = pytest.raises(UsageError, match=f"this {what} is running")
+    with held(tmp_path, what), running, held(tmp_path, what):
         pass
-    with soak.held():
+    with held(tmp_path, what):
         pass  # free again
 
 
@@ -416,5 +418,5 @@ def test_one_that_is_over_is_not_judged_while_another_process_has_it(tmp_path: P
         *("memory_limit", "score_up_to", "settings", "overrides", "broker", "password_file"),
     )
     soak = SoakFolder.new(tmp_path, "calm", "simulated", dict.fromkeys(asked))
-    with soak.held():
+    with held(soak.path, "soak"):
         assert "this soak is running" in refusal("--resume", soak.path)

@@ -24,6 +24,7 @@ from earlyfire_stream.cli.options import (
 from earlyfire_stream.cli.playing import play
 from earlyfire_stream.contract import check_prompt
 from earlyfire_stream.errors import EarlyfireError, UsageError
+from earlyfire_stream.folder import held
 from earlyfire_stream.lingering import INTERRUPTED
 from earlyfire_stream.scenario import catalogue
 from earlyfire_stream.scenario.load import Loaded, load
@@ -150,18 +151,19 @@ def _bench_blocks(asked: dict[str, Any], out: Path, resume: Path | None) -> None
         typer.echo(note, err=True)
     ledger = ledger or blocks.Ledger.new(out, asked)
     go_on = f"go on with: earlyfire bench --resume {ledger.folder}"
-    try:
-        folders, interrupted = blocks.play_all(
-            plan,
-            ledger,
-            lambda job, options: play(run.play, job.loaded, options),
-            lambda line: typer.echo(line, err=True),
-        )
-    except (EarlyfireError, BaseExceptionGroup):
-        typer.echo(f"what was played until now is kept; {go_on}", err=True)
-        raise
-    result = ledger.folder / blocks.RESULT_FILE
-    cells = blocks.measure(plan, folders, result)
+    with held(ledger.folder, "bench"):
+        try:
+            folders, interrupted = blocks.play_all(
+                plan,
+                ledger,
+                lambda job, options: play(run.play, job.loaded, options),
+                lambda line: typer.echo(line, err=True),
+            )
+        except (EarlyfireError, BaseExceptionGroup):
+            typer.echo(f"what was played until now is kept; {go_on}", err=True)
+            raise
+        result = ledger.folder / blocks.RESULT_FILE
+        cells = blocks.measure(plan, folders, result)
     console = Console()
     for cell in cells:
         if cell.rows:

@@ -35,6 +35,7 @@ from earlyfire_stream.cli.options import (
 from earlyfire_stream.cli.outcome import BAD_INPUT, THRESHOLD_FAILED, log, say
 from earlyfire_stream.cli.playing import play, watched
 from earlyfire_stream.errors import Interrupted, UsageError
+from earlyfire_stream.folder import held
 from earlyfire_stream.lingering import INTERRUPTED
 from earlyfire_stream.live.command import LiveOpt
 from earlyfire_stream.records import Observer
@@ -176,9 +177,9 @@ def soak_command(
         given = dict(soak.asked)
     elif scenario is None or for_ is None:
         raise UsageError("name a scenario and say how long: earlyfire soak demo --for 30m")
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if soak is not None:
-            held.enter_context(soak.held())
+            stack.enter_context(held(soak.path, "soak"))
         plan = soaking.plan(given, lambda g: loaded(g["scenario"], g["settings"], **g["overrides"]))
         played_s = 0.0 if soak is None else soak.played_s()
         if soak is not None and plan.asked.is_over(played_s):
@@ -195,8 +196,8 @@ def soak_command(
             if soak is None:
                 settled = plan.loaded.scenario
                 soak = SoakFolder.new(out, settled.name, settled.engine.name, given)
-                held.enter_context(soak.held())
-                held.enter_context(soaking.emptied(soak))
+                stack.enter_context(held(soak.path, "soak"))
+                stack.enter_context(soaking.emptied(soak))
             with watched(told, leg.scenario, live) as observers:
                 outcome, cut = None, ""
                 try:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 __all__ = ["RESULT_FILE", "Leg", "SoakFolder"]
 
-import fcntl
 import itertools
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,18 +96,6 @@ class SoakFolder:
                 f"with: earlyfire score {path}/leg-1"
             ) from why
         return cls(path, asked)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """While it is played. UsageError where another process plays it; a killed one does not."""
-        with (self.path / ASKED_FILE).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"--resume {self.path}: this soak is running; stop it first, or let it end"
-                ) from None
-            yield
 
     # --- what has been played ---
 
