@@ -109,7 +109,7 @@ live-load: $(VENV)/.dev mosquitto chromium
 
 # atheris has wheels for Linux on x86-64 alone; without it Hypothesis does all of the work
 faults: $(VENV)/.dev mosquitto
-	@echo "== faults: 30 runs of half a minute over Mosquitto, three at a time (about six minutes) =="
+	@echo "== faults: 32 runs of half a minute over Mosquitto, three at a time (about seven minutes) =="
 	@$(BIN)/python -m tests.faults
 
 fuzz: $(VENV)/.dev
