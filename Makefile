@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 .PHONY: help install demo test lint format typecheck speed speed-hf scale live-load faults fuzz sweep overload clean mosquitto chromium prometheus
 
 help:
-	@echo "make demo       install, play six cameras and more in real time, print the score"
+	@echo "make demo       install, play eight cameras in real time, print the score"
 	@echo "make test       install what the tests need and run them all"
 	@echo "make install    install into $(VENV)"
 	@echo "make lint       ruff          make typecheck  mypy --strict"
@@ -107,11 +107,11 @@ sweep: $(VENV)/.base
 live-load: $(VENV)/.dev mosquitto chromium
 	@$(BIN)/python -m tests.live_load
 
-# atheris has wheels for Linux on x86-64 alone; without it Hypothesis does all of the work
 faults: $(VENV)/.dev mosquitto
 	@echo "== faults: 32 runs of half a minute over Mosquitto, three at a time (about seven minutes) =="
 	@$(BIN)/python -m tests.faults
 
+# atheris has wheels for Linux on x86-64 alone; without it Hypothesis does all of the work
 fuzz: $(VENV)/.dev
 	@$(BIN)/python -c 'import atheris' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris \
