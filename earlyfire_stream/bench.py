@@ -29,6 +29,7 @@ from earlyfire_stream.engines import create
 from earlyfire_stream.errors import UsageError
 from earlyfire_stream.records import load
 from earlyfire_stream.reel import Shelf
+from earlyfire_stream.report.summary import percent
 from earlyfire_stream.run import Options, Outcome
 from earlyfire_stream.scenario.load import Loaded, with_overrides
 from earlyfire_stream.scenario.models import Scenario
@@ -172,7 +173,7 @@ def comparison(results: Sequence[Result]) -> Table:
             answers = data["answers"]
             cells.append(
                 (
-                    _share(answers["shares"]["bad_json"]),
+                    percent(answers["shares"]["bad_json"]),
                     _span(answers["share_intervals"]["bad_json"], 1, 100, " %"),
                 )
             )
@@ -205,10 +206,6 @@ def _pair_line(first: str, second: str, found: Pairs) -> str:
         f"where the other is wrong: {first} {found.only_first_right:,}, it "
         f"{found.only_second_right:,} (McNemar p = {found.p_value:.3g}){speed}"
     )
-
-
-def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
 def _figure(value: float | None, digits: int, unit: str = "") -> str:

@@ -61,13 +61,12 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """
     opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(opened)
-        raise UsageError(
-            f"--resume {folder}: this {what} is running; stop it first, or let it end"
-        ) from None
-    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"--resume {folder}: this {what} is running; stop it first, or let it end"
+            ) from None
         yield
     finally:
         os.close(opened)

@@ -352,10 +352,14 @@ class Playing:
 
 
 class Observer(Protocol):
-    """Whoever watches a run. Called from the event loop, so it must be quick."""
+    """Whoever watches a run. Called from the event loop, so it must be quick.
+
+    A subclass writes down only what it cares for.
+    """
 
     def stage(self, text: str, share: float | None = None) -> None:
         """What is being done before and after the stream; `share` 0 to 1 where it is known."""
+        return
 
     def begin(
         self,
@@ -364,12 +368,16 @@ class Observer(Protocol):
         snapshot: Callable[[], Snapshot] | None,
     ) -> None:
         """The stream is about to start. `snapshot` is None where no consumer runs."""
+        return
 
-    def shot(self, shot: Shot) -> None: ...
+    def shot(self, shot: Shot) -> None:
+        return None
 
-    def frame(self, record: FrameRecord) -> None: ...
+    def frame(self, record: FrameRecord) -> None:
+        return None
 
-    def alarm(self, record: AlarmRecord) -> None: ...
+    def alarm(self, record: AlarmRecord) -> None:
+        return None
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ __all__ = [
     "listed",
     "loaded",
     "part",
-    "printing",
+    "schema_option",
     "threshold",
 ]
 
@@ -243,15 +243,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def printing(told: Callable[[], Any]) -> Callable[[bool], None]:
-    """Of an option that prints something and ends, whatever else stands beside it."""
+def schema_option(told: Callable[[], Any], help: str) -> Any:
+    """`--schema`, which prints one and ends, whatever else stands beside it."""
 
     def show(wanted: bool) -> None:
         if wanted:
             typer.echo(orjson.dumps(told(), option=orjson.OPT_INDENT_2))
             raise typer.Exit
 
-    return show
+    return typer.Option("--schema", callback=show, is_eager=True, help=help)
 
 
 # --- what they mean ------------------------------------------------------------------------------

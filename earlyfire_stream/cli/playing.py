@@ -37,7 +37,7 @@ from earlyfire_stream.cli.options import (
     threshold,
 )
 from earlyfire_stream.cli.outcome import finish, say
-from earlyfire_stream.clock import Clock, virtual_run
+from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.errors import Interrupted, UsageError
 from earlyfire_stream.frames import SHARDS
 from earlyfire_stream.lingering import lingering
@@ -45,14 +45,7 @@ from earlyfire_stream.live.command import LiveOpt, serving
 from earlyfire_stream.live.screen import Watching, watch
 from earlyfire_stream.metrics.endpoint import Endpoint, parse_place, registry_of_process
 from earlyfire_stream.metrics.observer import Metrics
-from earlyfire_stream.records import (
-    AlarmRecord,
-    CameraPlan,
-    FrameRecord,
-    Observer,
-    Shot,
-    Snapshot,
-)
+from earlyfire_stream.records import Observer
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.scenario.models import Scenario
 
@@ -223,30 +216,13 @@ def play(
             ) from None
 
 
-class _Scoring:
-    """An observer: is what was played being scored? The event loop hears nothing meanwhile."""
+class _Scoring(Observer):
+    """Is what was played being scored? The event loop hears nothing meanwhile."""
 
     under_way = False
 
     def stage(self, text: str, share: float | None = None) -> None:
         self.under_way = text == "scoring"
-
-    def begin(
-        self,
-        plans: Sequence[CameraPlan],
-        clock: Clock,
-        snapshot: Callable[[], Snapshot] | None,
-    ) -> None:
-        return None
-
-    def shot(self, shot: Shot) -> None:
-        return None
-
-    def frame(self, record: FrameRecord) -> None:
-        return None
-
-    def alarm(self, record: AlarmRecord) -> None:
-        return None
 
 
 @contextlib.contextmanager

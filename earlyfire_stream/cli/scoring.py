@@ -19,7 +19,7 @@ from earlyfire_stream.cli.options import (
     PartialOpt,
     RunsArg,
     listed,
-    printing,
+    schema_option,
     threshold,
 )
 from earlyfire_stream.cli.outcome import THRESHOLD_FAILED, below, judge, print_score
@@ -60,12 +60,7 @@ def score(
     fail_under: FailUnderOpt = None,
     schema_wanted: Annotated[
         bool,
-        typer.Option(
-            "--schema",
-            callback=printing(exports.score_schema),
-            is_eager=True,
-            help="Print the JSON Schema of score.json.",
-        ),
+        schema_option(exports.score_schema, "Print the JSON Schema of score.json."),
     ] = False,
 ) -> None:
     """Score a run folder again, offline; a killed run too. Several parts of a run become one."""
@@ -210,11 +205,8 @@ def export_command(
     ] = None,
     schema_wanted: Annotated[
         bool,
-        typer.Option(
-            "--schema",
-            callback=printing(exports.schema),
-            is_eager=True,
-            help="Print the JSON Schema of the log's lines and of the exported rows.",
+        schema_option(
+            exports.schema, "Print the JSON Schema of the log's lines and of the exported rows."
         ),
     ] = False,
 ) -> None:

@@ -23,6 +23,7 @@ from earlyfire_stream.scenario.catalogue import write_new
 from earlyfire_stream.scenario.datasets import GAP_FACTOR, Fault, Found, Recording
 from earlyfire_stream.scenario.load import loads
 from earlyfire_stream.scenario.models import Conflicts, Dataset, Name, Speed, StillsSource
+from earlyfire_stream.scenario.units import counted
 
 MAX_TOLD = 25
 """Faults that are told one by one; the rest is counted."""
@@ -189,8 +190,8 @@ def _told(dataset: Dataset, found: Found, looked: Look, speed: float) -> tuple[s
     quiet = sum(r.onset is None and not isinstance(r.source, StillsSource) for r in recordings)
     left = f", {found.left_out} left out by only, skip or split" if found.left_out else ""
     lines = [
-        f"{_count(len(recordings), 'recording')}, {_count(frames, 'frame')}, "
-        f"{_count(len(fires), 'fire')}, {quiet} without one{left}",
+        f"{counted(len(recordings), 'recording')}, {counted(frames, 'frame')}, "
+        f"{counted(len(fires), 'fire')}, {quiet} without one{left}",
     ]
     cadences = Counter(r.cadence_s for r in recordings if r.cadence_s is not None)
     if cadences:
@@ -220,7 +221,7 @@ def _told(dataset: Dataset, found: Found, looked: Look, speed: float) -> tuple[s
         lines.append(f"no box is of the class that is smoke; they are of {others}: --smoke-class")
     if looked.unreadable:
         lines.append(
-            f"{_count(len(looked.unreadable), 'image')} that cannot be read will be lost frames: "
+            f"{counted(len(looked.unreadable), 'image')} that cannot be read will be lost frames: "
             + ", ".join(looked.unreadable[:3])
         )
     lines += _pace(dataset, recordings, speed)
@@ -244,10 +245,6 @@ def _pace(dataset: Dataset, recordings: Sequence[Recording], speed: float) -> li
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _text(

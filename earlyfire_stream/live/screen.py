@@ -25,6 +25,7 @@ from earlyfire_stream.records import (
     Shot,
     Snapshot,
 )
+from earlyfire_stream.scenario.units import counted
 
 REFRESH_HZ = 4
 MOST_FAULTS = 3
@@ -89,7 +90,7 @@ class PlainLines(Tally):
     ) -> None:
         super().begin(plans, clock, snapshot)
         fires = len({fire.id for plan in plans for fire in plan.fires})
-        told = f"{_count(len(plans), 'camera')}, {_count(fires, 'fire')}"
+        told = f"{counted(len(plans), 'camera')}, {counted(fires, 'fire')}"
         self._say(f"{told}, speed {clock.speed:g}")
         begins = [(f.start, f"FAULT {_named(f)} ({self.met(f)})") for f in self.faults]
         ends = [(f.end, f"fault over: {f.id}") for f in self.faults if f.end > f.start]
@@ -296,10 +297,6 @@ def _since(camera: CameraTally, burning: tuple[str, float] | None) -> Text:
         took = camera.first_alarms[fire] - onset
         return Text(f"{since_s:.0f} s (alarm at {took:.0f})", style="red")
     return Text(f"{since_s:.0f} s", style="dark_orange")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _number(value: float | None, digits: int, scale: float = 1.0) -> str:

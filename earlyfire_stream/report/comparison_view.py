@@ -33,6 +33,7 @@ from earlyfire_stream.report.comparison_words import (
 )
 from earlyfire_stream.report.summary import duration, number
 from earlyfire_stream.report.view import seconds_text
+from earlyfire_stream.scenario.units import counted
 from earlyfire_stream.scoring.compare import Against, Comparison, Figure, Measured, Moved, label
 from earlyfire_stream.scoring.curves import detection_curve
 from earlyfire_stream.scoring.detection import HORIZON_S, Parts, View
@@ -190,7 +191,7 @@ def comparison_page(found: Comparison) -> ComparisonPage:
         why_no_band=(
             ""
             if _fires(measured[0]) >= MIN_CLUSTERS
-            else f"No band: {_count(_fires(measured[0]), 'fire')}, and under {MIN_CLUSTERS} a "
+            else f"No band: {counted(_fires(measured[0]), 'fire')}, and under {MIN_CLUSTERS} a "
             "bootstrap says more than the data do."
         ),
         method=tuple(method(found)),
@@ -679,7 +680,3 @@ def _plain(value: float | None, sign: int = 1) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{sign * value:.6g}")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

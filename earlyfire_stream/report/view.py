@@ -21,6 +21,7 @@ from earlyfire_stream.report.figures import Figures, figures
 from earlyfire_stream.report.gallery import Gallery
 from earlyfire_stream.report.gauges import NOTHING, Gauges
 from earlyfire_stream.report.summary import clock, duration, number, percent
+from earlyfire_stream.scenario.units import counted
 from earlyfire_stream.scoring import Score
 from earlyfire_stream.scoring.answers import FULL_S, HALF_S
 from earlyfire_stream.scoring.detection import Rate, View
@@ -31,7 +32,6 @@ from earlyfire_stream.scoring.operating import OperatingPoint, operating_curve
 from earlyfire_stream.scoring.statistics import (
     FLOORS,
     MIN_CLUSTERS,
-    median_interval,
     wilson_interval,
 )
 
@@ -207,7 +207,7 @@ def page(
         engine=str(engine.get("name") or "no engine"),
         model=str(engine.get("model") or ""),
         begun=_begun(run),
-        cameras=_count(len(everything), "camera"),
+        cameras=counted(len(everything), "camera"),
         host=_host(run.get("host") or {}),
         played="" if log.duration_s is None else duration(log.duration_s),
         badges=_badges(log, score),
@@ -302,7 +302,7 @@ def _begun(run: Mapping[str, Any]) -> str:
 
 def _host(host: Mapping[str, Any]) -> str:
     cores = host.get("cores")
-    return _count(cores, "core") if isinstance(cores, int) else ""
+    return counted(cores, "core") if isinstance(cores, int) else ""
 
 
 def _badges(log: RunLog, score: Score) -> tuple[tuple[str, str], ...]:
@@ -339,7 +339,7 @@ def _ttfd(score: Score) -> Fact:
 
 
 def _median_between(score: Score) -> str:
-    sure = median_interval([v.ttfd_s for v in score.fires if v.ttfd_s is not None])
+    sure = score.median_ttfd_interval_s
     return "" if sure is None else _spanned(*sure)
 
 
@@ -380,9 +380,9 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "Detection and earliness",
             terms.detection,
             sure["D"],
-            f"mean over {_count(len(score.fires), 'view')} of {_count(fire_count, 'fire')}; a miss "
-            f"counts 0, an alarm at once 1, after 4 minutes 0.7. Without asking for the place: "
-            f"{unlocated}",
+            f"mean over {counted(len(score.fires), 'view')} of {counted(fire_count, 'fire')}; a "
+            "miss counts 0, an alarm at once 1, after 4 minutes 0.7. Without asking for the "
+            f"place: {unlocated}",
             replace(terms, detection=1.0),
         ),
         (
@@ -411,7 +411,7 @@ def _terms(score: Score) -> tuple[Term, ...]:
             "Latency",
             terms.latency,
             sure["Q"],
-            f"mean over {_count(score.latency_frames, 'frame')}: 1 up to 0.25 s from capture to "
+            f"mean over {counted(score.latency_frames, 'frame')}: 1 up to 0.25 s from capture to "
             "answer, one half at 1.0 s; expired frames, frames over budget and errors count 0",
             replace(terms, latency=1.0),
         ),
@@ -572,8 +572,9 @@ def _quiet(score: Score) -> str:
     if together.interval is None:
         return ""
     return (
-        f"{_count(len(quiet), 'camera')} without a false alarm, {number(together.camera_hours, 2)} "
-        f"camera-hours together: 0 a camera-day, 95 % below {number(together.interval[1], 2)}."
+        f"{counted(len(quiet), 'camera')} without a false alarm, "
+        f"{number(together.camera_hours, 2)} camera-hours together: 0 a camera-day, 95 % below "
+        f"{number(together.interval[1], 2)}."
     )
 
 
@@ -618,7 +619,7 @@ def _fault(fault: FaultScore, log: RunLog) -> FaultRow:
         if len(fault.cameras) == 1
         else "all"
         if met == len(log.cameras)
-        else _count(met, "camera"),
+        else counted(met, "camera"),
         harmed="–" if nothing else f"{frames.harmed:,} of {frames.scheduled:,}",
         harmed_note=""
         if not frames.scheduled
@@ -629,12 +630,12 @@ def _fault(fault: FaultScore, log: RunLog) -> FaultRow:
         latency_note=""
         if not inside.n
         else ("" if inside.p95 is None else f"p95 {seconds_text(inside.p95)}, ")
-        + _count(inside.n, "answer"),
+        + counted(inside.n, "answer"),
         recovery=_recovered(fault),
         recovery_note=""
         if found.resolution_s is None or not found.harmed
         else f"median {_middle(found.median_s)}, "
-        f"{found.harmed:,} of {_count(found.n, 'camera')} harmed; told to within "
+        f"{found.harmed:,} of {counted(found.n, 'camera')} harmed; told to within "
         f"{seconds_text(found.resolution_s)}",
         bad=found.not_recovered > 0,
         ttfd="–"
@@ -652,7 +653,7 @@ def _recovered(fault: FaultScore) -> str:
     if not found.n:
         return "–"
     if found.not_recovered:
-        return f"never ({found.not_recovered:,} of {_count(found.n, 'camera')})"
+        return f"never ({found.not_recovered:,} of {counted(found.n, 'camera')})"
     if not found.harmed:
         return "at once"
     return "n/a" if found.max_s is None else seconds_text(found.max_s)
@@ -667,7 +668,7 @@ def _middle(median_s: float | None) -> str:
 def _looks(fault: FaultScore) -> str:
     harmed = sum(met.harmed for met in fault.fires)
     frames = sum(met.frames for met in fault.fires)
-    said = _count(fault.ttfd.n, "view")
+    said = counted(fault.ttfd.n, "view")
     if fault.ttfd.missed and fault.ttfd.median_s is not None:
         said += f", {fault.ttfd.missed:,} missed"
     return said + (f"; {harmed:,} of {frames:,} frames on the way harmed" if harmed else "")
@@ -707,7 +708,7 @@ def _outside(score: Score) -> str:
     if fires.n:
         middle = "n/a" if fires.median_s is None else duration(fires.median_s)
         said.append(
-            f"median TTFD {middle} ({_count(fires.n, 'view')}"
+            f"median TTFD {middle} ({counted(fires.n, 'view')}"
             + (f", {fires.missed:,} missed)" if fires.missed else ")")
         )
     return "; ".join(said)
@@ -734,7 +735,7 @@ def _frames(score: Score) -> tuple[Fact, ...]:
             "Frame score v1",
             number(score.frame_score_v1, 1),
             _between(score.intervals.frame_score_v1, 1),
-            _count(score.sequences, "camera"),
+            counted(score.sequences, "camera"),
             note=f"{number(score.frame_score_v1_parity, 1)} with unreadable answers as “no smoke”",
         ),
     ]
@@ -1112,7 +1113,3 @@ def seconds_text(value: float | None) -> str:
     if abs(value) >= 0.9995:
         return duration(value)
     return f"{1000 * value:.{1 if abs(value) < 0.00995 else 0}f} ms"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

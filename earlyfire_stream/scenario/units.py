@@ -1,8 +1,11 @@
-"""Durations as people write them: `90s`, `10m`, `2h`, `250ms`, or a plain number of seconds."""
+"""Durations as people write them: `90s`, `10m`, `2h`, `250ms`, or a plain number of seconds.
+
+And numbers with what they count.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Duration", "Seconds", "parse_seconds"]
+__all__ = ["Duration", "Seconds", "counted", "parse_seconds"]
 
 import re
 from typing import Annotated, Any
@@ -26,6 +29,11 @@ _UNSIGNED = {
     ],
     "description": _DESCRIPTION,
 }
+
+
+def counted(n: int, what: str) -> str:
+    """`1 camera`, `2,000 cameras`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def parse_seconds(value: Any) -> float:
