@@ -59,14 +59,12 @@ def test_the_virtual_loop_jumps_to_the_exact_instant() -> None:
             seen.append((clock.now(), clock.wall_ns() - VIRTUAL_EPOCH_NS))
         return seen
 
-    began = time.perf_counter()
     assert virtual_run(main()) == [
         (0.5, 125_000_000),
         (1.0, 250_000_000),
         (1000.0, 250 * SECOND),
         (604_800.0, 151_200 * SECOND),
     ]
-    assert time.perf_counter() - began < 5.0
 
 
 def test_an_instant_that_has_passed_is_no_wait() -> None:
@@ -157,5 +155,7 @@ def test_a_timeout_fires_in_virtual_time() -> None:
 async def test_on_a_real_loop_wall_instants_are_those_of_the_system() -> None:
     clock = Clock()
     assert not clock.virtual
-    assert abs(clock.wall_ns() - time.time_ns()) < SECOND
+    before = time.time_ns()
+    now = clock.wall_ns()
+    assert before - SECOND < now < time.time_ns() + SECOND  # the two may drift apart, not far
     assert clock.wall_ns() <= clock.wall_ns()

@@ -27,15 +27,15 @@ from earlyfire_stream.transport.mqtt import Connections, MqttInlet, MqttLink, Mq
 from earlyfire_stream.transport.proxy import Hello, Proxy, Unheard, read_hello
 from earlyfire_stream.verdict import Reason
 
+PATIENCE_S = 60
 QUICK = MqttTiming(
-    connect_s=5,
+    connect_s=PATIENCE_S,
     publish_s=2,
     keepalive_s=1,
     backoff_s=0.02,
     backoff_limit_s=0.1,
     connects_per_s=1000,
 )
-PATIENCE_S = 20
 
 CONNECT_4 = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x0a\x00\x05north"
 """MQTT 3.1.1, clean session, keep alive 10 s, client `north`."""
@@ -245,8 +245,9 @@ async def test_gone_is_refused_by_tcp_and_nobody_else_gets_the_port(target: Targ
     ids=["MQTT 3.1.1", "MQTT 5", "HTTP"],
 )
 async def test_refusing_answers_each_connect_in_its_own_version(
-    target: Target, connect: bytes, answer: bytes
+    target: Target, connect: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(proxy_module, "_GRACE_S", PATIENCE_S)
     async with Proxy(target.address) as proxy, dialled(proxy) as (before, writer):
         writer.write(CONNECT_4)
         await target.next()
@@ -466,9 +467,10 @@ async def test_cancelling_its_owner_leaves_nothing(target: Target) -> None:
 
 async def test_two_hundred_connections_are_served_and_cut_at_once(target: Target) -> None:
     async with Proxy(target.address) as proxy, AsyncExitStack() as stack:
-        ends = [await stack.enter_async_context(dialled(proxy)) for _ in range(200)]
-        for number, (_, writer) in enumerate(ends):
-            writer.write(b"%07d" % number)
+        ends = []
+        for number in range(200):
+            ends.append(await stack.enter_async_context(dialled(proxy)))
+            ends[-1][1].write(b"%07d" % number)
         seen = set()
         for _ in range(200):
             far_reader, _ = await target.next()
@@ -640,12 +642,12 @@ async def test_frames_flow_again_after_a_fault_and_none_is_unaccounted_for(
                 await publish(seqs)
         receiving.cancel()
         await asyncio.wait([receiving])
-        reconnects = sides[side].connected - before
+        if name != "slow":
+            await eventually(lambda: sides[side].connected > before)
     assert sorted(sent + unsent) == list(range(max(sent + unsent) + 1))
     assert received == sorted(set(received)), "in order, none twice"
     assert set(received) <= set(sent), "what was unsent never arrives"
     assert max(received) >= last, "so what is missing before it lies in a gap"
-    assert reconnects >= 1 if name != "slow" else True
 
 
 @pytest.mark.parametrize("connections", ["per_camera", "shared"])
@@ -653,9 +655,10 @@ async def test_one_cameras_connection_can_be_cut_by_its_name(
     broker: EmbeddedBroker, connections: Connections
 ) -> None:
     cameras = ["north", "south", "west"]
+    calm = replace(QUICK, publish_s=PATIENCE_S, keepalive_s=PATIENCE_S)
     async with (
         Proxy(broker.address) as proxy,
-        MqttLink(proxy.address, "r", cameras, connections=connections, timing=QUICK) as link,
+        MqttLink(proxy.address, "r", cameras, connections=connections, timing=calm) as link,
     ):
         assert link.client_of.keys() == set(cameras)
         assert set(link.client_of.values()) <= proxy.clients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from earlyfire_stream.errors import TransportError, UsageError
+from earlyfire_stream.transport import address as address_module
 from earlyfire_stream.transport.address import (
     BrokerAddress,
     Login,
     mqtt_version,
     read_password,
 )
+from tests.playing import PATIENCE_S
 
 # --- parsing -------------------------------------------------------------------------------------
 
@@ -120,6 +123,12 @@ Answer = Callable[[bytes], Awaitable[bytes | None]]
 """From the CONNECT packet to what the broker says; None: it says nothing and waits."""
 
 
+@pytest.fixture(autouse=True)
+def never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is merely held up is not taken for one without MQTT 5."""
+    monkeypatch.setattr(address_module, "_SILENCE_S", 60.0)
+
+
 @asynccontextmanager
 async def scripted_broker(answer: Answer) -> AsyncIterator[BrokerAddress]:
     handlers: set[asyncio.Task[None]] = set()
@@ -161,7 +170,7 @@ async def test_a_broker_that_speaks_both_is_spoken_to_in_version_5() -> None:
         return b"\x20\x03\x00\x00\x00" if level_of(connect) == 5 else b"\x20\x02\x00\x00"
 
     async with scripted_broker(answer) as address:
-        assert await mqtt_version(address) == 5
+        assert await mqtt_version(address, PATIENCE_S) == 5
 
 
 @pytest.mark.parametrize(
@@ -174,15 +183,19 @@ async def test_a_broker_without_version_5_is_spoken_to_in_3_1_1(refusal: bytes) 
         return refusal if level_of(connect) == 5 else b"\x20\x02\x00\x00"
 
     async with scripted_broker(answer) as address:
-        assert await mqtt_version(address) == 4
+        assert await mqtt_version(address, PATIENCE_S) == 4
 
 
-async def test_a_broker_that_is_silent_on_version_5_is_spoken_to_in_3_1_1() -> None:
+async def test_a_broker_that_is_silent_on_version_5_is_spoken_to_in_3_1_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(address_module, "_SILENCE_S", 0.1)
+
     async def answer(connect: bytes) -> bytes | None:
         return None if level_of(connect) == 5 else b"\x20\x02\x00\x00"
 
     async with scripted_broker(answer) as address:
-        assert await mqtt_version(address) == 4
+        assert await mqtt_version(address, PATIENCE_S) == 4
 
 
 @pytest.mark.parametrize("code", [4, 5, 0x86, 0x87])
@@ -192,7 +205,7 @@ async def test_a_refused_login_names_the_user_and_the_remedy(code: int) -> None:
 
     async with scripted_broker(answer) as address:
         with pytest.raises(TransportError, match=r"without user name.*EARLYFIRE_MQTT_PASSWORD"):
-            await mqtt_version(address)
+            await mqtt_version(address, PATIENCE_S)
 
 
 async def test_something_that_is_no_broker_is_called_so() -> None:
@@ -201,7 +214,7 @@ async def test_something_that_is_no_broker_is_called_so() -> None:
 
     async with scripted_broker(answer) as address:
         with pytest.raises(TransportError, match="is this an MQTT port"):
-            await mqtt_version(address)
+            await mqtt_version(address, PATIENCE_S)
 
 
 async def test_a_busy_broker_is_tried_again() -> None:
@@ -211,7 +224,7 @@ async def test_a_busy_broker_is_tried_again() -> None:
         return next(answers)
 
     async with scripted_broker(answer) as address:
-        assert await mqtt_version(address) == 5
+        assert await mqtt_version(address, PATIENCE_S) == 5
 
 
 async def test_a_silent_broker_is_given_up_in_time() -> None:
@@ -236,7 +249,7 @@ async def test_a_broker_that_starts_late_is_waited_for() -> None:
 
     async with scripted_broker(answer) as address:
         pass
-    waiting = asyncio.create_task(mqtt_version(address, 10.0))
+    waiting = asyncio.create_task(mqtt_version(address, PATIENCE_S))
     done, _ = await asyncio.wait([waiting], timeout=0.1)
     assert not done
 
@@ -251,7 +264,12 @@ async def test_a_broker_that_starts_late_is_waited_for() -> None:
         assert await waiting == 5
 
 
-async def test_an_unknown_host_is_called_so() -> None:
+async def test_an_unknown_host_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    # The real name service may take longer to say so than we wait for a broker.
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
     with pytest.raises(TransportError, match=r"nobody knows the host 'no-such-host\.invalid'"):
         await mqtt_version(BrokerAddress("no-such-host.invalid", 1883), 5.0)
 
@@ -263,8 +281,8 @@ async def test_cancelling_the_handshake_leaves_nothing_behind() -> None:
         heard.set()
 
     async with scripted_broker(answer) as address:
-        shaking = asyncio.create_task(mqtt_version(address, 30.0))
-        await asyncio.wait_for(heard.wait(), 10)
+        shaking = asyncio.create_task(mqtt_version(address, PATIENCE_S))
+        await asyncio.wait_for(heard.wait(), PATIENCE_S)
         shaking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await shaking

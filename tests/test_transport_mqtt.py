@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 
 import aiomqtt
@@ -23,7 +23,7 @@ from earlyfire_stream.clock import Clock
 from earlyfire_stream.errors import TransportError, UsageError
 from earlyfire_stream.frames import Capture, Frame, parse, shard_of, wrap
 from earlyfire_stream.transport import mqtt as mqtt_module
-from earlyfire_stream.transport.address import BrokerAddress
+from earlyfire_stream.transport.address import BrokerAddress, Level, mqtt_version
 from earlyfire_stream.transport.base import Arrival, Control, Inlet, IntakeLimits, Link
 from earlyfire_stream.transport.broker import EmbeddedBroker, embedded_broker
 from earlyfire_stream.transport.mqtt import (
@@ -38,8 +38,20 @@ from earlyfire_stream.transport.proxy import Proxy
 from earlyfire_stream.verdict import Reason
 from tests.conftest import left_out
 
-QUICK = MqttTiming(connect_s=5, publish_s=0.5, keepalive_s=1, backoff_s=0.02, backoff_limit_s=0.1)
-PATIENCE_S = 20
+PATIENCE_S = 60
+QUICK = MqttTiming(
+    connect_s=PATIENCE_S,
+    publish_s=PATIENCE_S,
+    confirm_s=PATIENCE_S,
+    close_s=PATIENCE_S,
+    keepalive_s=PATIENCE_S,
+    backoff_s=0.02,
+    backoff_limit_s=0.1,
+)
+"""Back again at once; nothing else is in a hurry, so that a broker or a test that is held up for
+some seconds is not taken for one that is gone."""
+WATCHFUL = replace(QUICK, keepalive_s=1)
+"""Notices a connection over which nothing comes."""
 with io.BytesIO() as _buffer:
     Image.new("L", (16, 16), 128).save(_buffer, "JPEG")
     JPEG = _buffer.getvalue()
@@ -240,14 +252,10 @@ async def test_an_unread_inlet_drops_the_oldest_and_counts_them(broker: Embedded
     async with inlet_on(broker, limits=limits) as inlet, link_on(broker, "a") as link:
         for seq in range(20):
             assert await link.publish("a", seq, b"%d" % seq) is Reason.NONE
-        await link.announce(Control("r", "d", 0, 1.0))
-        await asyncio.wait_for(inlet.control(), PATIENCE_S)
-    # one connection delivers in order, but control went over another: read what came by now
-    kept = [int(a.payload) async for a in inlet.arrivals()]
-    assert kept == sorted(kept)
-    assert len(kept) == 5
-    assert inlet.counts.dropped == inlet.counts.received - 5
-    assert inlet.counts.dropped_by_camera == {"a": inlet.counts.dropped}
+        await eventually(lambda: inlet.counts.received == 20)
+    assert [int(a.payload) async for a in inlet.arrivals()] == [15, 16, 17, 18, 19]
+    assert inlet.counts.dropped == 15
+    assert inlet.counts.dropped_by_camera == {"a": 15}
 
 
 async def test_shards_divide_the_cameras_between_two_inlets(
@@ -307,7 +315,7 @@ async def test_an_old_picture_that_the_broker_kept_is_not_taken_for_new(
         async with inlet_on(broker, topic_template="site/{camera}/image") as inlet:
             await client.publish("site/b/image", b"new", qos=1)
             assert (await next_of(inlet.arrivals())).payload == b"new"
-            assert inlet.counts.refused == {"retained": 1}
+            await eventually(lambda: inlet.counts.refused == {"retained": 1})
 
 
 # --- silence -------------------------------------------------------------------------------------
@@ -481,7 +489,7 @@ async def test_an_alarm_raised_while_the_broker_is_away_is_sent_when_it_is_back(
 
 
 async def test_verdicts_that_never_got_out_are_counted(mosquitto_broker: EmbeddedBroker) -> None:
-    async with inlet_on(mosquitto_broker) as inlet:
+    async with inlet_on(mosquitto_broker, timing=replace(QUICK, close_s=2)) as inlet:
         await mosquitto_broker.stop()
         for _ in range(1005):
             inlet.post("a", "verdict", b"{}")
@@ -539,13 +547,10 @@ async def test_the_will_of_a_shared_connection_takes_all_its_cameras_offline(
         await link.set_status("b", True)
         await link.announce(Control("r", "d", 0, 1.0))
         await asyncio.wait_for(inlet.control(), PATIENCE_S)
-        assert inlet.online == {"a", "b"}
+        await eventually(lambda: inlet.online == {"a", "b"})
         await proxy.gone()
         assert (await asyncio.wait_for(heard.get(), PATIENCE_S))[1] == b"offline"
-        inlet.post("x", "verdict", b"")  # behind it on the inlet's own connection
-        async with asyncio.timeout(PATIENCE_S):
-            await inlet._posted.wait()
-        assert inlet.online == frozenset()
+        await eventually(lambda: inlet.online == frozenset())
 
 
 # --- losses --------------------------------------------------------------------------------------
@@ -593,39 +598,41 @@ async def test_every_accepted_frame_is_received_or_shows_as_a_gap(
     ):
 
         async def play(camera: str) -> None:
-            for seq in range(150):
+            for seq in count():
+                if all_cut.is_set() and len(accepted[camera]) >= 150:
+                    break
                 taken = await link.publish(camera, seq, b"%d " % seq + padding)
                 (accepted if taken is Reason.NONE else unsent)[camera].append(seq)
                 await asyncio.sleep(0.004)  # the camera's cadence
-            await publish_until_taken(link, camera, count(1000))
+            await publish_until_taken(link, camera, repeat(last))
 
         async def cut_now_and_then() -> None:
             for limit in (2_000_000, 5_000_000, 8_000_000):
-                await eventually(
-                    lambda limit=limit: proxy.counts.bytes_up >= limit or done.is_set()
-                )
+                await eventually(lambda limit=limit: proxy.counts.bytes_up >= limit)
                 await (proxy.gone() if limit == 5_000_000 else proxy.cut())
                 await asyncio.sleep(0.05)  # an outage has a length
                 proxy.back()
+            all_cut.set()
 
-        done = asyncio.Event()
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        last = 1_000_000_000
+        all_cut = asyncio.Event()
+        async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
             group.create_task(cut_now_and_then())
-            players = [group.create_task(play(camera)) for camera in cameras]
+            for camera in cameras:
+                group.create_task(play(camera))
             ended: set[str] = set()
             async for arrival in inlet.arrivals():
                 seq = int(arrival.payload.split(b" ")[0])
-                if seq >= 1000:
+                if seq == last:
                     ended.add(arrival.camera)
                 else:
                     received[arrival.camera].append(seq)
                 if len(ended) == len(cameras):
                     break
-            await asyncio.wait(players)
-            done.set()
     assert link.reconnects > 0
     for camera in cameras:
-        assert sorted(accepted[camera] + unsent[camera]) == list(range(150))
+        played = sorted(accepted[camera] + unsent[camera])
+        assert played == list(range(len(played)))
         assert received[camera] == sorted(set(received[camera])), "in order, none twice"
         assert set(received[camera]) <= set(accepted[camera]), "what was unsent never arrives"
         # the rest are gaps: frames that were on their way when the connection was cut
@@ -635,19 +642,18 @@ async def test_every_accepted_frame_is_received_or_shows_as_a_gap(
 async def test_a_dead_connection_is_noticed_by_publishing_in_bounded_time(
     mosquitto_broker: EmbeddedBroker,
 ) -> None:
-    loop = asyncio.get_running_loop()
+    """By that alone: the ping would take an hour."""
+    timing = replace(QUICK, publish_s=0.5, keepalive_s=3600)
     big = b"x" * 4_000_000
     async with (
         Proxy(mosquitto_broker.address) as proxy,
-        MqttLink(proxy.address, "r", ["a"], timing=QUICK) as link,
+        MqttLink(proxy.address, "r", ["a"], timing=timing) as link,
     ):
         proxy.freeze()
         async with asyncio.timeout(PATIENCE_S):
             for seq in count():  # the first ones fit into the operating system's buffers
-                began = loop.time()
                 if await link.publish("a", seq, big) is Reason.BROKER_DOWN:
                     break
-        assert loop.time() - began < 5
         proxy.thaw()
         await publish_until_taken(link, "a", count())
 
@@ -661,7 +667,7 @@ async def test_an_idle_dead_connection_is_noticed_by_keepalive(
             proxy.address,
             "r",
             Clock().wall_ns,
-            timing=QUICK,
+            timing=WATCHFUL,
         ) as inlet,
         link_on(mosquitto_broker, "a") as link,
     ):
@@ -738,7 +744,9 @@ async def test_a_broker_that_throws_clients_out_at_once_is_asked_less_and_less(
     server = await asyncio.start_server(take, "127.0.0.1", 0)
     async with server:
         address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1], level=4)
-        async with MqttInlet(address, "r", Clock().wall_ns) as inlet:
+        # held up for an hour, a connection would count as a sound one
+        timing = replace(QUICK, sound_s=3600)
+        async with MqttInlet(address, "r", Clock().wall_ns, timing=timing) as inlet:
             await eventually(lambda: len(waits) >= 8)
             assert inlet.counts.reconnects >= 4
     assert waits[:8] == [(n, 1) for n in range(1, 9)]
@@ -753,7 +761,7 @@ async def test_a_quiet_publisher_notices_a_pulled_cable_and_nothing_is_lost_unto
     async with (
         Proxy(mosquitto_broker.address) as proxy,
         inlet_on(mosquitto_broker) as inlet,
-        MqttLink(proxy.address, "r", ["a"], timing=QUICK) as link,
+        MqttLink(proxy.address, "r", ["a"], timing=WATCHFUL) as link,
     ):
         seqs = count()
         first = await publish_until_it_arrives(link, "a", seqs, inlet.arrivals())
@@ -767,10 +775,10 @@ async def test_a_quiet_publisher_notices_a_pulled_cable_and_nothing_is_lost_unto
                 await asyncio.sleep(0.01)  # as a camera's cadence would
         proxy.thaw()
         back = await publish_until_taken(link, "a", seqs)
-        async for arrival in inlet.arrivals():
-            received.append(int(arrival.payload))
-            if received[-1] >= back:
-                break
+        arrivals = inlet.arrivals()
+        while received[-1] < back:
+            came = await publish_until_it_arrives(link, "a", seqs, arrivals)
+            received.append(int(came.payload))
     assert sent, "for a while nobody could know"
     assert received == sorted(set(received))
     assert seq not in received
@@ -846,33 +854,37 @@ async def half_dead_broker() -> AsyncIterator[tuple[int, asyncio.Event]]:
 
 @pytest.mark.parametrize("side", ["link", "inlet"])
 async def test_cancelling_while_the_first_connection_waits_for_an_answer(side: str) -> None:
-    loop = asyncio.get_running_loop()
+    """At once: the connection alone would be waited for for an hour."""
+    timing = replace(QUICK, connect_s=3600)
     async with half_dead_broker() as (port, waiting):
         before = asyncio.all_tasks()
-        address = BrokerAddress("127.0.0.1", port)
+        address = BrokerAddress("127.0.0.1", port, level=5)
         opened: MqttLink | MqttInlet = (
-            MqttLink(address, "r", ["a"])
+            MqttLink(address, "r", ["a"], timing=timing)
             if side == "link"
-            else MqttInlet(address, "r", Clock().wall_ns)
+            else MqttInlet(address, "r", Clock().wall_ns, timing=timing)
         )
         opening = asyncio.create_task(opened.__aenter__())
         await asyncio.wait_for(waiting.wait(), PATIENCE_S)
-        began = loop.time()
         opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        assert loop.time() - began < 2
+        await asyncio.wait([opening], timeout=PATIENCE_S)
+        assert opening.cancelled()
         left = {t for t in asyncio.all_tasks() - before if "handle" not in repr(t.get_coro())}
         assert left == set()
 
 
-async def test_a_broker_that_stops_answering_after_the_handshake_is_an_error_in_bounded_time() -> (
-    None
-):
+async def test_a_broker_that_stops_answering_after_the_handshake_is_an_error_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def patient(address: BrokerAddress, timeout_s: float) -> Level:
+        return await mqtt_version(address, PATIENCE_S)
+
+    monkeypatch.setattr(mqtt_module, "mqtt_version", patient)
+    timing = replace(QUICK, connect_s=0.4)
     async with half_dead_broker() as (port, _):
-        timing = replace(QUICK, connect_s=0.4)
+        address = BrokerAddress("127.0.0.1", port, level=5)
         with pytest.raises(TransportError, match="connections to mqtt://127"):
-            async with MqttLink(BrokerAddress("127.0.0.1", port), "r", ["a"], timing=timing):
+            async with MqttLink(address, "r", ["a"], timing=timing):
                 pass
 
 
@@ -927,12 +939,16 @@ async def test_cancelling_the_owner_closes_both_sides_cleanly(
 async def test_closing_while_the_broker_is_away_takes_no_long_time(
     mosquitto_broker: EmbeddedBroker,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    async with inlet_on(mosquitto_broker), link_on(mosquitto_broker, "a") as link:
-        await link.set_status("a", True)
-        await mosquitto_broker.stop()
-        began = loop.time()
-    assert loop.time() - began < 5
+    """Whatever else may take its time, the goodbye has a bound of its own."""
+    hour = {"connect_s": 3600, "publish_s": 3600, "confirm_s": 3600, "keepalive_s": 3600}
+    timing = replace(QUICK, close_s=1, **hour)
+    async with asyncio.timeout(PATIENCE_S):
+        async with (
+            inlet_on(mosquitto_broker, timing=timing),
+            MqttLink(mosquitto_broker.address, "r", ["a"], timing=timing) as link,
+        ):
+            await link.set_status("a", True)
+            await mosquitto_broker.stop()
 
 
 # --- TLS -----------------------------------------------------------------------------------------
