@@ -17,7 +17,7 @@ from earlyfire_stream.errors import TransportError
 from earlyfire_stream.transport import broker as broker_module
 from earlyfire_stream.transport.address import mqtt_version
 from earlyfire_stream.transport.broker import BrokerKind, EmbeddedBroker, embedded_broker
-from tests.playing import Nursery, camera, pictures, run_folders, scenario, wait_for
+from tests.playing import PATIENCE_S, Nursery, camera, pictures, run_folders, scenario, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +125,7 @@ async def test_cancelling_its_owner_ends_it(kind: BrokerKind, temp_folder: Path)
             await asyncio.Event().wait()
 
     owner = asyncio.create_task(own())
-    await asyncio.wait_for(running.wait(), 30)
+    await asyncio.wait_for(running.wait(), PATIENCE_S)
     owner.cancel()
     with pytest.raises(asyncio.CancelledError):
         await owner
@@ -138,7 +138,7 @@ async def test_cancelling_while_it_starts_ends_it(kind: BrokerKind, temp_folder:
     me = psutil.Process()
     before = set(me.children())
     starting = asyncio.create_task(embedded_broker(kind).__aenter__())
-    await asyncio.wait_for(child_of(me, before), 10)
+    await asyncio.wait_for(child_of(me, before), PATIENCE_S)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -166,10 +166,10 @@ async def test_it_dies_with_a_parent_that_is_killed(kind: BrokerKind, tmp_path: 
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
     )
     assert parent.stdout is not None
-    child = psutil.Process(int(await asyncio.wait_for(parent.stdout.readline(), 30)))
+    child = psutil.Process(int(await asyncio.wait_for(parent.stdout.readline(), PATIENCE_S)))
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, [child], 10)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [child], PATIENCE_S)
     # in a container nobody may reap it: a zombie is dead as well
     assert all(p.status() == psutil.STATUS_ZOMBIE for p in alive)
     assert contents(tmp_path) == [script]
@@ -231,7 +231,7 @@ async def test_a_broker_that_ends_by_itself_is_reported(
         watch = broker._watch
         assert watch is not None
         os.kill(broker.pid, signal.SIGKILL)
-        await asyncio.wait_for(asyncio.shield(watch), 10)
+        await asyncio.wait_for(asyncio.shield(watch), PATIENCE_S)
         assert broker.pid is None
     assert f"the {kind} broker ended by itself (-9)" in caplog.text
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from earlyfire_stream.scenario.models import Camera
 from earlyfire_stream.sources import stream
 from earlyfire_stream.sources.optics import encode
 from earlyfire_stream.sources.stream import MjpegParts, open_live
+from tests.playing import PATIENCE_S, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PARTS = [encode(np.full((48, 64, 3), grey, np.uint8), 80) for grey in (40, 120, 200)]
@@ -91,7 +91,7 @@ async def test_an_mjpeg_camera_gives_its_own_jpeg_bytes_and_comes_back_after_a_b
         return answer
 
     async with server(two_frames_then_gone) as url, open_live(live_camera(url)) as live:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             first = await live.newest()
             second = await live.newest(first.at)
         assert first.jpeg == PARTS[1]
@@ -110,38 +110,32 @@ async def test_a_snapshot_address_is_fetched_once_per_cadence() -> None:
         return web.Response(body=PARTS[len(asked) % 3], content_type="image/jpeg")
 
     async with server(snapshot) as url, open_live(live_camera(url, 0.1)) as live:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             at = -1.0
             for _ in range(4):
                 at = (await live.newest(at)).at
         assert live.problem == ""
-    gaps = [b - a for a, b in pairwise(asked)]
-    assert all(gap > 0.05 for gap in gaps)
+    # never earlier than its turn, however late the one before was
+    assert [n for n, at in enumerate(asked) if at - asked[0] < 0.1 * n - 0.001] == []
 
 
 async def test_a_refused_password_is_named_as_the_problem_and_never_shown() -> None:
-    refused = asyncio.Event()
-
     async def refuse(request: web.Request) -> web.Response:
-        refused.set()
         return web.Response(status=401)
 
     async with server(refuse) as url:
         camera = live_camera(url.replace("http://", "http://me:${CAM_PASSWORD}@"))
         async with open_live(camera, {"CAM_PASSWORD": "s3cret"}) as live:
-            async with asyncio.timeout(10):
-                await refused.wait()
-                await asyncio.sleep(0.05)
-            assert "refused" in live.problem
+            await until(lambda: "refused" in live.problem)
             assert "s3cret" not in live.problem + "".join(live.warnings)
 
 
 async def test_a_camera_that_is_away_keeps_its_reader_waiting_and_says_why() -> None:
     async with open_live(live_camera("http://127.0.0.1:9/cam")) as live:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await live.newest()
-        assert "connect" in live.problem.lower()
+        waiting = asyncio.create_task(live.newest())
+        await until(lambda: "Cannot connect" in live.problem)
+        assert not waiting.done()
+        waiting.cancel()
 
 
 async def test_a_broken_picture_is_dropped_and_the_next_one_taken() -> None:
@@ -154,7 +148,7 @@ async def test_a_broken_picture_is_dropped_and_the_next_one_taken() -> None:
         return web.Response(body=body, content_type="image/jpeg")
 
     async with server(sometimes_broken) as url, open_live(live_camera(url, 0.02)) as live:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             picture = await live.newest()
         assert identity(picture.jpeg) == identity(PARTS[0])
         assert "a picture was dropped" in live.warnings[0]
@@ -171,7 +165,7 @@ async def test_video_over_http_is_decoded_and_only_the_newest_frame_kept(tmp_pat
         return web.FileResponse(file, headers={"Content-Type": "video/x-msvideo"})
 
     async with server(video) as url, open_live(live_camera(url)) as live:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             picture = await live.newest()
         assert picture.jpeg[:2] == b"\xff\xd8"
 
