@@ -59,7 +59,7 @@ from earlyfire_stream.sources.synthetic import PlumeEvent, SyntheticScene
 from earlyfire_stream.tokens import fit
 from earlyfire_stream.verdict import Box, CoordSpace, Fate, Reason, Truth, Verdict
 from tests.fakes import ollama, openai
-from tests.playing import PATIENCE_S
+from tests.playing import PATIENCE_S, reserved_port
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -187,6 +187,7 @@ class Front:
         self._session: aiohttp.ClientSession | None = None
         self.behave: Behaviour | None = None
         self.everywhere = False
+        self._reserved = reserved_port()
         self.port = 0
         """The same again when it comes back."""
         self.heard = 0
@@ -195,6 +196,8 @@ class Front:
         """Set when one came."""
         self.left = asyncio.Event()
         """Set when whoever had asked went away before the end."""
+        self.stalled = asyncio.Event()
+        """Set when `say` has said all that it will."""
         self.sent_bytes = 0
         """Of what `pour` had to say."""
 
@@ -206,6 +209,7 @@ class Front:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
         )
+        self.port = self._reserved.__enter__()
         await self.come()
         return self
 
@@ -216,6 +220,7 @@ class Front:
         trace: TracebackType | None,
     ) -> None:
         await self.go()
+        self._reserved.__exit__(None, None, None)
         assert self._session is not None
         await self._session.close()
 
@@ -227,7 +232,6 @@ class Front:
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.port = self._runner.addresses[0][1]
 
     async def go(self) -> None:
         """Every connection is closed, and nobody answers any more."""
@@ -288,6 +292,7 @@ class Front:
             await response.prepare(request)
             await response.write(body)
             if stall:
+                self.stalled.set()
                 await asyncio.get_running_loop().create_future()
             return response
 

@@ -125,6 +125,16 @@ async def within(work: Awaitable[Any], within_s: float = PATIENCE_S) -> Any:
     return await asyncio.wait_for(work, within_s)
 
 
+def time_passes(seconds: float) -> None:
+    """To the running loop: every timer of so many seconds is due now, however busy the machine.
+
+    A deadline of milliseconds would pass before what it is to end has begun.
+    """
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -259,28 +269,38 @@ def free_port() -> int:
 
 
 @contextmanager
+def reserved_port() -> Iterator[int]:
+    """A loopback port that nobody else is given; only a server that asks for it listens there."""
+    with socket.socket() as holder:
+        # two sockets that say so may share a port of which one listens
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
+@contextmanager
 def open_mosquitto(program: str, folder: Path, settings: str = "") -> Iterator[int]:
     """A Mosquitto that takes messages of any size; gives its port.
 
     It lets everybody in unless `settings`, lines of its configuration, say who.
     """
-    port = free_port()
-    config = folder / "mosquitto.conf"
-    config.write_text(
-        f"listener {port} 127.0.0.1\npersistence false\nlog_dest file {folder / 'broker.log'}\n"
-        + ("user root\n" if os.geteuid() == 0 else "")
-        + (settings or "allow_anonymous true")
-        + "\n"
-    )
-    process = subprocess.Popen([program, "-c", str(config)])
+    with reserved_port() as port:
+        config = folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\npersistence false\nlog_dest file {folder / 'broker.log'}\n"
+            + ("user root\n" if os.geteuid() == 0 else "")
+            + (settings or "allow_anonymous true")
+            + "\n"
+        )
+        process = subprocess.Popen([program, "-c", str(config)])
 
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    try:
-        wait_for(answers)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
+        try:
+            wait_for(answers)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)

@@ -57,9 +57,11 @@ from tests.conformance import (
     verdict_of,
 )
 from tests.fakes import worker as fake_worker
-from tests.playing import PATIENCE_S, until, wait_for, within
+from tests.playing import PATIENCE_S, time_passes, until, wait_for, within
 
 MIB = 2**20
+LOADING_S = 150.0
+"""A worker imports for ten seconds where nothing else runs."""
 
 
 # --- where they run ------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], st
                 why.close()
                 return False
 
-        wait_for(ready)
+        wait_for(ready, LOADING_S)
         return url
 
     yield start
@@ -308,8 +310,12 @@ async def test_a_request_that_is_not_answered_ends_at_its_deadline(place: Place)
 async def test_an_answer_that_stops_half_way_ends_at_the_deadline(served: Served) -> None:
     wire = served.wire
     served.front.say(wire.piece(b"{") + wire.piece(rb"\"has"), wire.kind, stall=True)
+    # shorter than the silence that is borne with
+    look = asyncio.create_task(served.engine.infer(served.question(0, deadline_s=10)))
+    await within(served.front.stalled.wait())
+    time_passes(10)
     with pytest.raises(EngineTimeout):
-        await within(served.engine.infer(served.question(0, deadline_s=0.3)))
+        await within(look)
     await within(served.front.left.wait())
     served.front.be_itself()
     await answered(served, served.question(0))

@@ -22,6 +22,7 @@ from earlyfire_stream.engines.smoke import Look, SmokeSettings, State
 from earlyfire_stream.errors import EngineRejected, EngineTimeout, UsageError
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import Box, CoordSpace, ResizeMode
+from tests.playing import PATIENCE_S, time_passes, until
 
 PICTURE = np.full((364, 644, 3), 90, np.uint8)
 
@@ -97,7 +98,7 @@ class ScriptedDetector:
         kind = type(self)
         kind.running += 1
         kind.most_running = max(kind.most_running, kind.running)
-        kind.gate.wait(20)
+        assert kind.gate.wait(PATIENCE_S)
         kind.seen.append(captured_at)
         kind.running -= 1
         smoke = captured_at >= 100
@@ -162,8 +163,11 @@ async def test_a_look_given_up_still_ends_before_the_next_one_of_its_camera_begi
     clock = Clock()
     detector.gate.clear()
     async with created(clock, threads=4) as engine:
+        first = asyncio.create_task(engine.infer(request(clock, at=1)))
+        await until(lambda: detector.running == 1)
+        time_passes(20)
         with pytest.raises(EngineTimeout):
-            await engine.infer(request(clock, at=1, deadline_s=0.05))
+            await first
         given_up = asyncio.create_task(engine.infer(request(clock, at=2)))
         later = asyncio.create_task(engine.infer(request(clock, at=3)))
         await asyncio.sleep(0)

@@ -7,6 +7,7 @@ import base64
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -33,6 +34,7 @@ from earlyfire_stream.errors import (
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace, ResizeMode
 from tests.fakes.ollama import MODEL, Answer, FakeOllama, Fault
+from tests.playing import time_passes
 
 PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 YES = '{"has_smoke": true, "bbox_2d": [322, 182, 644, 364]}'
@@ -366,11 +368,12 @@ async def test_a_request_that_never_began_is_tried_again() -> None:
 
 async def test_no_retry_goes_beyond_the_deadline() -> None:
     async with FakeOllama() as server, opened(server, retries=100) as (engine, clock):
+        sent = len(server.requests)
         server.script.extend([Answer(fault=Fault.BUSY)] * 100)
-        before = clock.wall_ns()
         with pytest.raises(EngineTimeout):
             await engine.infer(request(clock, deadline_s=0.1))
-        assert (clock.wall_ns() - before) / 1e9 < 5
+        # the second try was due after 0.25 s
+        assert len(server.requests) - sent <= 1
 
 
 async def test_a_rejected_request_is_not_tried_again() -> None:
@@ -382,16 +385,22 @@ async def test_a_rejected_request_is_not_tried_again() -> None:
 
 
 async def test_a_hang_ends_at_the_timeout_and_the_server_is_told() -> None:
-    async with FakeOllama() as server, opened(server, limit_s=0.2) as (engine, clock):
+    async with FakeOllama() as server, opened(server, limit_s=10) as (engine, clock):
         server.script.append(Answer(fault=Fault.HANG))
-        with pytest.raises(EngineTimeout, match=r"no answer within 0\.2 s"):
-            await engine.infer(request(clock))
+        server.asked.clear()
+        look = asyncio.create_task(engine.infer(request(clock)))
+        await server.asked.wait()
+        time_passes(10)
+        with pytest.raises(EngineTimeout, match=r"no answer within 10 s"):
+            await look
         await asyncio.wait_for(server.gone.wait(), 10)
         assert server.cancelled == 1
 
 
 async def test_silence_in_mid_answer_is_a_timeout_long_before_the_deadline() -> None:
-    async with FakeOllama() as server, opened(server, silence_s=0.1) as (engine, clock):
+    async with FakeOllama() as server, opened(server) as (engine, clock):
+        # only now: a pause of the machine while it warms up is no silence of the server
+        engine.options = replace(engine.options, silence_s=0.1)
         server.script.append(Answer(YES, fault=Fault.SILENT))
         with pytest.raises(EngineTimeout, match=r"silent for 0\.1 s"):
             await engine.infer(request(clock))

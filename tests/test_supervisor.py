@@ -15,7 +15,7 @@ import pytest
 from earlyfire_stream.engines.supervisor import Supervisor, pause_before_restart
 from earlyfire_stream.errors import EngineUnavailable
 from tests.fakes.worker import command, environ
-from tests.playing import until, wait_for, within
+from tests.playing import time_passes, until, wait_for, within
 
 
 def supervisor(mode: str = "well", load_s: float = 60.0) -> Supervisor:
@@ -119,11 +119,16 @@ async def test_a_worker_that_ends_before_it_is_ready_says_why() -> None:
             pass
 
 
-async def test_a_worker_that_is_never_ready_is_given_up_and_ended() -> None:
-    keeper = supervisor("loads", load_s=3.0)
+async def test_a_worker_that_is_never_ready_is_given_up_and_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    keeper = supervisor("loads", load_s=300.0)
     entering = asyncio.create_task(keeper.__aenter__())
     pid = await until(lambda: keeper.pid)
-    with pytest.raises(EngineUnavailable, match=r"not ready within 3 s .*loaded the model"):
+    await until(lambda: "loaded the model" in caplog.text)
+    time_passes(300.0)
+    with pytest.raises(EngineUnavailable, match=r"not ready within 300 s .*loaded the model"):
         await entering
     assert is_gone(pid)
 
@@ -166,7 +171,8 @@ async def test_children_of_the_worker_go_with_it(end: str) -> None:
         if end == "killed":
             os.kill(keeper.pid, signal.SIGKILL)
             await until(lambda: is_gone(family[0].pid))
-    assert is_gone(family[0].pid)
+    # it was sent the signal by now; on a busy machine it has yet to die of it
+    await until(lambda: is_gone(family[0].pid))
 
 
 def test_the_worker_ends_with_us_even_if_we_are_killed() -> None:
