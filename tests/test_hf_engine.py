@@ -6,8 +6,7 @@ import asyncio
 import importlib.util
 import os
 import signal
-import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 from earlyfire_stream import run
 from earlyfire_stream.clock import Clock
 from earlyfire_stream.contract import prompt
-from earlyfire_stream.engines import hf
+from earlyfire_stream.engines import hf, pool
 from earlyfire_stream.engines.base import Request
 from earlyfire_stream.engines.hf import HfEngine
 from earlyfire_stream.engines.pool import Card, Load, State, choose, labelled, never_began, pause_s
@@ -33,13 +32,24 @@ from earlyfire_stream.errors import (
     EngineUnavailable,
     UsageError,
 )
-from earlyfire_stream.records import FrameRecord
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace, Fate, Reason
 from tests.fakes import worker as fake
 from tests.fakes.openai import Answer, Fault
 from tests.fakes.worker import MODEL, FakeWorker, card
-from tests.playing import camera, loaded, pictures, proof, until
+from tests.playing import (
+    PATIENCE_S,
+    camera,
+    loaded,
+    pictures,
+    proof,
+    records,
+    reserved_port,
+    run_folders,
+    time_passes,
+    until,
+    within,
+)
 
 PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 PICTURE = np.full((364, 644, 3), 90, np.uint8)
@@ -65,15 +75,16 @@ def request(seq: int = 0, deadline_s: float = 30.0, **changes: Any) -> Request:
     return Request(**given | changes)
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where nobody listens but a worker that is told to."""
+    with reserved_port() as found:
+        yield found
+
+
 def looks(worker: FakeWorker) -> list[dict[str, Any]]:
     """The requests it got after the warm-up."""
     return [body for body in worker.requests if body.get("user") != "warm-up"]
-
-
-def closed_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 # --- decisions -----------------------------------------------------------------------------------
@@ -221,9 +232,9 @@ async def test_the_metrics_of_all_workers_stand_side_by_side() -> None:
 # --- workers that fail ---------------------------------------------------------------------------
 
 
-async def test_of_two_workers_one_dies_and_the_other_goes_on() -> None:
+async def test_of_two_workers_one_dies_and_the_other_goes_on(port: int) -> None:
     async with FakeWorker() as one:
-        async with FakeWorker() as other:
+        async with FakeWorker(port=port) as other:
             both = await engine(one, other).__aenter__()
         try:
             # its port is closed now: each look that goes there is handed on
@@ -232,7 +243,7 @@ async def test_of_two_workers_one_dies_and_the_other_goes_on() -> None:
             assert len(looks(one)) == 4
             assert (await both.gauges())['earlyfire_worker_up{worker="1"}'] == 0.0
             # and it is taken in again when it is back
-            async with FakeWorker(port=other.port) as back:
+            async with FakeWorker(port=port) as back:
                 await until(lambda: both.pool.members[1].state is State.UP)
                 for n in range(2):
                     await both.infer(request(n))
@@ -260,7 +271,11 @@ async def test_a_look_that_began_is_not_asked_of_another_worker() -> None:
             assert len(looks(one)) + len(looks(other)) == before + 1, fault
 
 
-async def test_a_full_worker_is_passed_over_and_full_ones_all_say_so() -> None:
+async def test_a_full_worker_is_passed_over_and_full_ones_all_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # asked again in the meantime it would say that it is ready
+    monkeypatch.setattr(pool, "FIRST_PAUSE_S", PATIENCE_S)
     async with FakeWorker() as one, FakeWorker() as other, engine(one, other) as both:
         one.script.append(Answer(fault=Fault.UNAVAILABLE))
         assert (await both.infer(request())).text == NO
@@ -276,8 +291,8 @@ async def test_a_full_worker_is_passed_over_and_full_ones_all_say_so() -> None:
         assert (await both.infer(request())).text == NO
 
 
-async def test_when_all_are_gone_every_look_fails_at_once_with_the_remedy() -> None:
-    async with FakeWorker() as one:
+async def test_when_all_are_gone_every_look_fails_at_once_with_the_remedy(port: int) -> None:
+    async with FakeWorker(port=port) as one:
         alone = await engine(one).__aenter__()
     try:
         for _ in range(3):
@@ -289,16 +304,22 @@ async def test_when_all_are_gone_every_look_fails_at_once_with_the_remedy() -> N
 
 async def test_a_slow_worker_is_asked_whether_it_lives_and_stays_if_it_does() -> None:
     async with FakeWorker() as one, engine(one) as alone:
-        one.script.append(Answer(fault=Fault.HANG))
-        with pytest.raises(EngineTimeout):
-            await alone.infer(request(deadline_s=0.2))
+
+        async def hangs() -> None:
+            one.script.append(Answer(fault=Fault.HANG))
+            one.asked.clear()
+            look = asyncio.create_task(alone.infer(request(deadline_s=10)))
+            await one.asked.wait()
+            time_passes(10)
+            with pytest.raises(EngineTimeout):
+                await look
+
+        await hangs()
         await until(lambda: alone.pool.members[0].ask_at is None)
         assert (await alone.infer(request())).text == NO
         # one that does not even say that it is ready is left alone
-        one.script.append(Answer(fault=Fault.HANG))
         one.ready = False
-        with pytest.raises(EngineTimeout):
-            await alone.infer(request(deadline_s=0.2))
+        await hangs()
         await until(lambda: alone.pool.members[0].state is State.DOWN)
         with pytest.raises(EngineUnavailable):
             await alone.infer(request())
@@ -328,8 +349,8 @@ async def test_a_worker_that_still_loads_is_waited_for() -> None:
         await entered.__aexit__(None, None, None)
 
 
-async def test_one_worker_of_two_is_enough_to_begin_and_none_is_not() -> None:
-    gone = closed_port()
+async def test_one_worker_of_two_is_enough_to_begin_and_none_is_not(port: int) -> None:
+    gone = f"http://127.0.0.1:{port}"
     async with FakeWorker() as one, engine(one, gone) as both:
         assert both.traits.default_concurrency == 8
         assert (await both.infer(request())).text == NO
@@ -366,14 +387,14 @@ async def test_workers_of_another_model_than_the_wanted_one_are_refused() -> Non
                 pass
 
 
-async def test_a_worker_that_comes_back_with_another_model_stays_out() -> None:
+async def test_a_worker_that_comes_back_with_another_model_stays_out(port: int) -> None:
     async with FakeWorker() as one:
-        async with FakeWorker() as other:
+        async with FakeWorker(port=port) as other:
             both = await engine(one, other).__aenter__()
         try:
             await both.infer(request(0))
             await both.infer(request(1))
-            async with FakeWorker(port=other.port, models=("another",)):
+            async with FakeWorker(port=port, models=("another",)):
                 await until(lambda: "serves another" in both.pool.members[1].why)
                 assert both.pool.members[1].state is State.DOWN
         finally:
@@ -421,6 +442,7 @@ async def test_a_missing_package_is_told_before_anything_is_started(
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A local worker without a model; one that ends when it is asked by camera `poison`."""
     monkeypatch.setattr(hf, "missing_packages", list)
+    monkeypatch.setattr(hf, "LOST_S", PATIENCE_S)  # each broken connection here is an end
     monkeypatch.setattr(hf, "worker_command", lambda model, options: fake.command("poison"))
     for name, value in fake.environ().items():
         monkeypatch.setenv(name, value)
@@ -456,34 +478,45 @@ async def test_a_crash_costs_the_looks_under_way_and_the_worker_comes_back(own: 
 async def test_a_run_goes_on_after_a_crash_and_every_frame_has_its_fate(
     own: None, tmp_path: Path
 ) -> None:
-    pictures(tmp_path / "pictures", 40, (320, 240))
+    pictures(tmp_path / "pictures", 600, (320, 240))
     scenario = loaded(
         tmp_path,
         camera("north", interval="200ms"),
-        camera("poison", path="pictures", interval="10s", phase="1s"),
-        engine={"name": "hf"},
-        duration="8s",
+        camera("poison", path="pictures", interval="10m", phase="1s"),
+        # nobody lives to see that deadline: whoever waits for it is not told at once
+        engine={"name": "hf", "deadline": "1h", "timeout": "1h"},
     )
     options = run.Options(broker="memory", out=tmp_path / "runs")
-    outcome = await run.play(scenario, options, [], asyncio.Event())
+    stop = asyncio.Event()
+    playing = asyncio.create_task(run.play(scenario, options, [], stop))
+
+    def fates() -> list[tuple[str, str]]:
+        found = [line for folder in run_folders(options.out) for line in records(folder)]
+        return [(r["v"]["camera"], r["v"]["fate"]) for r in found if r["k"] == "frame"]
+
+    def went_on() -> bool:
+        told = fates()
+        crash = ("poison", "engine_error")
+        return crash in told and ("north", "answered") in told[told.index(crash) :]
+
+    await until(went_on)
+    stop.set()
+    outcome = await within(playing)
     log, ledger = proof(outcome.folder)
-    north = sorted((f for f in log.frames if f.camera == "north"), key=lambda f: f.seq)
-    assert ledger.fates.keys() == {"answered", "engine_error"}
+    assert ledger.fates.keys() >= {"answered", "engine_error"}
+    assert ledger.fates.keys() <= {"answered", "engine_error", "abandoned"}
+    assert min((f for f in log.frames if f.camera == "north"), key=lambda f: f.seq).fate is (
+        Fate.ANSWERED
+    )
     failed = [f for f in log.frames if f.fate is Fate.ENGINE_ERROR]
     assert {f.reason for f in failed} == {Reason.UNAVAILABLE}
     assert all("ended (signal 9" in f.detail for f in failed if f.camera == "poison")
-    # told at once: nobody waited for a deadline
-    assert max(_took_s(f) for f in failed) < 5.0
-    assert north[0].fate is north[-1].fate is Fate.ANSWERED
-
-
-def _took_s(frame: FrameRecord) -> float:
-    assert frame.answer is not None
-    return (frame.answer.answered_ns - frame.answer.started_ns) / 1e9
 
 
 # --- the real worker -----------------------------------------------------------------------------
 
+LOADING_S = 150.0
+"""It imports for ten seconds where nothing else runs."""
 VERDICT_ALONE = {
     "type": "object",
     "properties": {"has_smoke": {"type": "boolean"}, "bbox_2d": {"type": "null"}},
@@ -494,9 +527,10 @@ VERDICT_ALONE = {
 
 
 async def test_the_real_worker_answers_looks_and_clips_and_survives_being_killed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(hf, "LOST_S", PATIENCE_S)
     from tests.tiny_qwen import save_tiny
 
     save_tiny(tmp_path / "tiny-qwen")
@@ -538,12 +572,13 @@ async def test_the_real_worker_answers_looks_and_clips_and_survives_being_killed
         assert mine.supervisor is not None
         first = mine.supervisor.pid
         assert first is not None
+        os.kill(first, signal.SIGSTOP)  # or it could answer before it is killed
         under_way = [asyncio.create_task(mine.infer(look(n))) for n in range(4)]
         await until(lambda: mine.pool.members[0].in_flight == 4)
         os.kill(first, signal.SIGKILL)
         fates = await asyncio.gather(*under_way, return_exceptions=True)
         assert all(isinstance(fate, EngineUnavailable) for fate in fates), fates
-        await until(lambda: mine.supervisor and mine.supervisor.address)
+        await until(lambda: mine.supervisor and mine.supervisor.address, LOADING_S)
         assert (await mine.infer(look(0))).confidence == pytest.approx(
             replies[0].confidence, abs=1e-4
         )
