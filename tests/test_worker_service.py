@@ -34,7 +34,7 @@ from earlyfire_stream.worker.generate import Brain, Prepared
 from earlyfire_stream.worker.loading import ModelSettings, load_model
 from earlyfire_stream.worker.service import KEY_VARIABLE, ModelBroken, Service, WorkerSettings
 from earlyfire_stream.worker.wire import Limits
-from tests.playing import PATIENCE_S, until, wait_for
+from tests.playing import PATIENCE_S, reserved_port, until, wait_for
 from tests.tiny_qwen import SYSTEM, fake_pixels, save_tiny
 
 SCHEMA = {
@@ -493,14 +493,16 @@ async def test_a_body_beyond_the_limit_gets_413(brain: Brain) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     brain: Brain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "BODY_S", 0.05)
-
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.Event().wait()
 
     async with serving(brain) as running:
-        status, told = await running.post(data=slow(), headers={"Content-Type": "application/json"})
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "BODY_S", 0.05)
+            status, told = await running.post(
+                data=slow(), headers={"Content-Type": "application/json"}
+            )
         assert (status, told["error"]["message"]) == (408, "the body did not come in time")
         assert await running.ask(max_tokens=1)
 
@@ -799,7 +801,7 @@ async def test_it_listens_at_once_and_is_ready_when_the_model_is_loaded(brain: B
 async def test_told_to_stop_it_answers_those_it_took_in_and_nobody_else(brain: Brain) -> None:
     held = Held(brain)
     held.before.clear()
-    async with serving(held) as running:
+    async with serving(held, settings_for(grace_s=PATIENCE_S)) as running:
         async with asyncio.TaskGroup() as group:
             with_the_model = group.create_task(running.ask(max_tokens=1))
             await until(held.began.is_set)
@@ -899,13 +901,15 @@ async def test_the_metrics_say_what_happened(brain: Brain) -> None:
     async with serving(Held(brain)) as running:
         answer = await running.ask(response_format=FORMAT)
         measured: dict[str, float] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             # the answer leaves with its last token, before its batch has come to an end
             while not measured.get("earlyfire_worker_tokens_total{kind=visual}"):
-                async with running.http.get("/metrics") as response:
-                    kind = response.headers["Content-Type"]
-                    text = await response.text()
-                measured = series(text)
+                measured = await running.metrics()
+        # once more: that one may have been written while the batch came to its end
+        async with running.http.get("/metrics") as response:
+            kind = response.headers["Content-Type"]
+            text = await response.text()
+    measured = series(text)
     assert kind.startswith("text/plain; version=0.0.4")
     assert measured["earlyfire_worker_requests_total{outcome=ok}"] == 1
     assert measured["earlyfire_worker_tokens_total{kind=visual}"] == 12
@@ -965,6 +969,9 @@ async def test_a_picture_s_limits_can_be_set(brain: Brain) -> None:
 
 # --- the process ---------------------------------------------------------------------------------
 
+LOADING_S = 150.0
+"""It imports for ten seconds where nothing else runs."""
+
 
 @dataclass
 class Worker:
@@ -1011,7 +1018,7 @@ def worker(tmp_path: Path, *arguments: object, **environ: str) -> Iterator[Worke
 async def answered(url: str) -> dict[str, Any]:
     """One answer from that worker once it is ready."""
     async with aiohttp.ClientSession(url) as http:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LOADING_S):
             while True:
                 async with http.get("/ready") as response:
                     if response.status == 200:
@@ -1086,15 +1093,37 @@ def test_a_second_signal_ends_the_process_at_once(folder: Path, tmp_path: Path) 
         assert process.end() == 130
 
 
+@pytest.mark.parametrize(("twice_s", "code"), [(3600.0, 0), (0.0, 128 + signal.SIGTERM)])
+def test_sigterm_to_the_process_and_at_once_to_its_group_is_one_wish(
+    twice_s: float, code: int
+) -> None:
+    program = f"""
+import signal
+from earlyfire_stream.worker import command
+from earlyfire_stream.worker.loading import ModelSettings
+from earlyfire_stream.worker.service import Service, WorkerSettings
+
+async def work(self, stop):
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    await stop.wait()
+
+Service.work = work
+command.TWICE_S = {twice_s}
+command.serve(WorkerSettings(ModelSettings("x"), port=0))
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=PATIENCE_S)
+    assert done.returncode == code
+
+
 def test_a_model_that_broke_ends_the_process_with_1(
     brain: Brain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "disable_created_metrics", lambda: None)  # it is for all tests
     monkeypatch.setattr(command, "load_model", lambda settings, say: Held(brain, fail=1000))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     told: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in command.STOP_SIGNALS}
 
     def ask() -> None:
         async def post() -> None:
@@ -1118,9 +1147,16 @@ def test_a_model_that_broke_ends_the_process_with_1(
         asyncio.run(post())
 
     client = threading.Thread(target=ask)
-    client.start()
-    with pytest.raises(SystemExit) as ended:
-        command.serve(replace(settings_for(), port=port))
+    try:
+        with reserved_port() as port:
+            client.start()
+            with pytest.raises(SystemExit) as ended:
+                command.serve(replace(settings_for(), port=port))
+        # what is left to do is to end; nobody may be told of a loop that is closed
+        assert {signal.getsignal(number) for number in handlers} == {signal.SIG_IGN}
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     client.join(PATIENCE_S)
     assert ended.value.code == 1
     assert told == [500]

@@ -14,10 +14,12 @@ __all__ = ["serve", "worker"]
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from typing import Annotated
 
 import orjson
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 MODEL_BROKE = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TWICE_S = 0.5
+"""`timeout` sends SIGTERM to its child and then to the group that it is in: that is one."""
 
 
 def worker(
@@ -139,9 +143,15 @@ async def _serve(settings: WorkerSettings) -> bool:
     loop = asyncio.get_running_loop()
 
     signalled = False
+    terminated_s = -math.inf
 
     def told(number: int, _frame: object) -> None:
-        nonlocal signalled
+        nonlocal signalled, terminated_s
+        if number == signal.SIGTERM:
+            since_s = time.monotonic() - terminated_s
+            if since_s < TWICE_S:
+                return
+            terminated_s = time.monotonic()
         if signalled:  # a supervisor closes standard input and signals: that is one wish
             os._exit(128 + number)
         signalled = True
@@ -150,16 +160,21 @@ async def _serve(settings: WorkerSettings) -> bool:
 
     for number in STOP_SIGNALS:
         signal.signal(number, told)
-    async with Service(settings, lambda: load_model(settings.model, _say)) as service:
-        line = {"listening": service.url, "model": settings.name}
-        print(orjson.dumps(line).decode(), flush=True)
-        if settings.stdin_guard:
-            threading.Thread(target=_guard, args=(loop, stop), name="stdin", daemon=True).start()
-        await service.work(stop)
-    # A signal that comes while the process ends asks for what is done already. The loop's own
-    # handlers would be gone by then, and it would kill.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    try:
+        async with Service(settings, lambda: load_model(settings.model, _say)) as service:
+            line = {"listening": service.url, "model": settings.name}
+            print(orjson.dumps(line).decode(), flush=True)
+            if settings.stdin_guard:
+                guard = threading.Thread(
+                    target=_guard, args=(loop, stop), name="stdin", daemon=True
+                )
+                guard.start()
+            await service.work(stop)
+    finally:
+        # A signal that comes while the process ends asks for what is done already, and the loop
+        # that would be told is closed by then.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return service.busy
 
 
