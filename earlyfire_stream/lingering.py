@@ -32,19 +32,24 @@ def lingering(what: str, seconds: float | None, say: Callable[[str], None]) -> I
 
 def _stay(what: str, seconds: float | None, say: Callable[[str], None]) -> None:
     if seconds:
-        say(f"{what} for {seconds:g} s (Ctrl-C: no longer)")
-        until_told(seconds)
+        told = f"{what} for {seconds:g} s (Ctrl-C: no longer)"
+        until_told(seconds, began=lambda: say(told))
 
 
-def until_told(seconds: float | None = None) -> None:
-    """Until SIGINT or SIGTERM, or the time is over."""
+def until_told(seconds: float | None = None, began: Callable[[], None] = lambda: None) -> None:
+    """Until SIGINT or SIGTERM, or the time is over.
+
+    `began` is called once both are heard: whoever reads what it says may send one at once.
+    """
     told = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: told.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
+        began()
         told.wait(seconds)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # told: only closing is left, and `timeout` sends its SIGTERM twice
+            signal.signal(number, signal.SIG_IGN if told.is_set() else handler)

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_plai
 
 from earlyfire_stream.clock import virtual_run
 from earlyfire_stream.errors import RunFolderError, UsageError
+from earlyfire_stream.lingering import lingering
 from earlyfire_stream.metrics.endpoint import (
     Endpoint,
     parse_place,
@@ -309,6 +310,27 @@ def test_a_failed_threshold_still_lingers_and_keeps_its_exit_code(
     wait_for(lambda: "metrics stay at" in command.err)
     command.send(signal.SIGTERM)
     assert command.wait() == 99
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_from_the_word_that_we_linger_and_a_second_changes_nothing(
+    number: signal.Signals,
+) -> None:
+    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)}
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        signal.raise_signal(number)
+
+    try:
+        with lingering("metrics stay", 1e6, say):
+            pass
+        signal.raise_signal(number)
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+    assert said == ["metrics stay for 1e+06 s (Ctrl-C: no longer)"]
 
 
 # --- the endpoint --------------------------------------------------------------------------------
