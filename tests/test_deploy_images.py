@@ -254,6 +254,9 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
                 for url in (metrics_address(tmp_path / "cameras"), at):
                     wait_for(lambda url=url: b"earlyfire_run_ended 1.0" in fetch(url))
                     assert healthy(url)
+                for name in ("cameras", "consumer"):  # from then on SIGTERM is a wish to end
+                    err = tmp_path / name / "err"
+                    wait_for(lambda err=err: "metrics stay at" in err.read_text())
         assert (consumer.returncode, cameras.returncode) == (0, 0)
         assert _is_shut(mosquitto, port, made) if names else True, (
             "nobody gets in without a password"

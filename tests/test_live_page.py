@@ -892,7 +892,7 @@ async def test_a_real_run_over_mosquitto_is_watched_to_its_report(
             "--live",
             f"127.0.0.1:{port}",
             "--linger",
-            "60s",
+            "1h",
             cwd=tmp_path,
         )
         await asyncio.to_thread(wait_for, lambda: "live page:" in command.err)
@@ -906,7 +906,8 @@ async def test_a_real_run_over_mosquitto_is_watched_to_its_report(
             assert await page.inner_text("#over-title") == "The run is over."
             result = await page.inner_text("#result")
             assert "1 of 1" in result
-            assert await page.inner_text("#ledger dl div:last-child dd") == "0"  # under way
+            under_way = "document.querySelector('#ledger dl div:last-child dd').innerText"
+            await true(told, f"{under_way} === '0'")
             link = await page.get_attribute("#report", "href")
             assert (told.said, told.requests) == ([], [])
             await page.click(".cam[data-s=alarm]")
@@ -914,6 +915,7 @@ async def test_a_real_run_over_mosquitto_is_watched_to_its_report(
             await page.goto(f"http://127.0.0.1:{port}{link}")
             assert "Early-Fire report" in await page.title()
             assert told.said == []
+        await asyncio.to_thread(wait_for, lambda: " stays for " in command.err)
         command.send(2)  # Ctrl-C ends the lingering
         assert await asyncio.to_thread(command.wait) == 0
     folder = run_folder(tmp_path / "runs")
@@ -931,10 +933,12 @@ async def test_the_page_of_a_finished_folder_tells_what_the_run_told(
     with LivePage(Following(folder), LOOPBACK) as page:
         async with opened(chromium, page.url) as told:
             await told.page.wait_for_selector("#over:not([hidden])")
-            states = await told.page.locator(".cam").evaluate_all(
-                "(a) => a.map((c) => c.dataset.s)"
+            # cards are drawn once they are known to be in sight
+            await true(
+                told,
+                "[...document.querySelectorAll('.cam')].map((c) => c.dataset.s).join() "
+                "=== 'alarm,quiet'",
             )
-            assert states == ["alarm", "quiet"]
             ledger = json.loads((folder / "score.json").read_text())["ledger"]
             shown_ledger = await told.page.locator("#ledger dd").all_inner_texts()
             assert int(shown_ledger[0]) == ledger["scheduled"] == 40

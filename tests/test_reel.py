@@ -346,7 +346,8 @@ async def test_pictures_wait_in_memory_up_to_the_bound_and_no_further(tmp_path: 
 
 async def test_waiting_for_a_plate_can_be_cancelled_and_begun_again(tmp_path: Path) -> None:
     made = film(tmp_path, camera("a", kind="synthetic", cadence=1, phase=0), duration=400.0)
-    async with AheadReel(made) as ahead:
+    # one plate at a time: however long we stand still, the thirtieth is not there yet
+    async with AheadReel(made, buffer_bytes=1) as ahead:
         late = asyncio.create_task(ahead.take("a", Due(30, 30.0, 30.0)))
         await asyncio.sleep(0)
         late.cancel()

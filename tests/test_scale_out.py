@@ -69,6 +69,10 @@ def frames_of(folder: Path) -> list[dict]:
     return [r["v"] for r in records(folder) if r["k"] == "frame"]
 
 
+def seqs_sent(folder: Path) -> list[int]:
+    return [r["v"]["seq"] for r in records(folder, "cameras.jsonl") if r["k"] == "shot"]
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_so_many_watchers_see_every_frame_exactly_once(
     nursery: Nursery, start: Start, tmp_path: Path, count: int
@@ -127,6 +131,9 @@ def test_a_watcher_that_is_killed_loses_what_was_under_way_and_the_others_nothin
     killed.send(signal.SIGKILL)
     nursery.code_of(killed.pid, 20)
     before = {(f["camera"], f["seq"]) for f in frames_of(folder)}
+    # something is sent while nobody is there, however soon the next one is
+    newest = max(seq for _, seq in before)
+    wait_for(lambda: max(seqs_sent(run_folder(tmp_path / "k"))) > newest + 5)
     more = ("--resume", folder) if resumed else ()
     again = start("consume", "w1" if resumed else "again", "--shard", "1/2", *more)
     for one in (cameras, again, alive):
@@ -221,7 +228,8 @@ async def test_two_workers_share_the_looks_of_one_watcher_and_one_of_them_may_go
         asked = loaded(
             tmp_path,
             *(camera(name, interval="200ms") for name in NAMES[:6]),
-            engine={"name": "hf", "workers": [stays.root, leaves.root]},
+            # 8 at a time for each worker, also after a moment in which frames have piled up
+            engine={"name": "hf", "workers": [stays.root, leaves.root], "concurrency": 16},
         )
         options = run.Options(broker="memory", out=tmp_path / "runs")
         playing = asyncio.create_task(run.play(asked, options, [], asyncio.Event()))
