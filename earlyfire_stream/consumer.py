@@ -62,6 +62,8 @@ REORDER_S = 30.0
 """Wall seconds after which a missing frame counts as lost while the stream goes on."""
 QUIET_S = 2.0
 """Wall seconds without an arrival after which a finished stream is taken to have drained."""
+_TURN_S = 0.1
+"""Of them, between two looks at whether all is there."""
 GRACE_S = 2.0
 """Wall seconds that what is under way is given after `stop`."""
 TEXT_KEPT = 4000
@@ -402,15 +404,17 @@ class Consumer:
                 future.cancel()
             # not awaited by themselves: whether they or we are cancelled could not be told
             await asyncio.wait({ended, stopped})
-        while not all(
+        # Counted from the fleet's last word, which may overtake frames, and in turns of the loop:
+        # while this process or the broker stood still nobody could come.
+        quiet_s, newest_ns = 0.0, self._last_arrival_ns
+        while quiet_s < QUIET_S and not all(
             name in self._cameras and self._cameras[name].gaps.has_all(last)
             for name, last in last_seqs.items()
             if last >= 0
         ):
-            quiet_s = (self._clock.wall_ns() - self._last_arrival_ns) / 1e9
-            if quiet_s >= QUIET_S:
-                break
-            await asyncio.sleep(min(0.1, QUIET_S - quiet_s))
+            await asyncio.sleep(_TURN_S)
+            quiet_s = quiet_s + _TURN_S if self._last_arrival_ns == newest_ns else 0.0
+            newest_ns = self._last_arrival_ns
         return last_seqs
 
     async def _until_idle(self) -> None:

@@ -106,12 +106,44 @@ async def test_with_a_bad_network_every_frame_still_has_one_fate(tmp_path: Path)
     # the consumer sees the gap of the camera that was off as well; it is the same event
     lost = {(r.camera, r.seq) for r in log.frames if r.fate == "lost" and r.camera != "off"}
     assert ledger.fates["lost"] == len(lost)
-    # of 20 those at the edges go by the instant at which they are sent, late on a busy machine
-    assert 15 <= sum(name == "down" for name, _ in lost) <= 25
+    # which of them goes by the instant at which they are sent, late on a busy machine
+    assert all(seq < 40 for name, seq in lost if name == "down")
     # 240 frames at 10 %: 24 are expected, and four standard deviations are 19
     assert 5 <= sum(name.startswith("c") for name, _ in lost) <= 43
     assert ledger.duplicates >= 20
     assert ledger.fates["answered"] == 400 - 20 - len(lost)
+
+
+def test_a_network_that_is_down_loses_what_is_sent_meanwhile(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 80)
+    down = camera("down", interval="50ms", network={"outages": [{"start": "1s", "end": "2s"}]})
+    log, ledger = proof(virtually(loaded(tmp_path, down, clock="virtual"), tmp_path).folder)
+    assert [r.seq for r in log.frames if r.fate == "lost"] == list(range(20, 40))
+    assert ledger.fates == {"answered": 60, "lost": 20}
+
+
+def test_a_frame_that_the_fleets_last_word_overtakes_is_waited_for_however_quiet_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = MemoryLink.publish
+    under_way: list[asyncio.Task[Reason]] = []
+
+    async def the_last_one_late(link: MemoryLink, camera: str, seq: int, payload: bytes) -> Reason:
+        async def later() -> Reason:
+            await asyncio.sleep(1.5)
+            return await publish(link, camera, seq, payload)
+
+        if seq < 9:
+            return await publish(link, camera, seq, payload)
+        under_way.append(asyncio.create_task(later()))
+        return Reason.NONE
+
+    monkeypatch.setattr(MemoryLink, "publish", the_last_one_late)
+    pictures(tmp_path / "pictures", 10)
+    # 5 s without a frame before it: more than makes a finished stream a drained one
+    slow = loaded(tmp_path, camera("north", interval="5s"), clock="virtual")
+    _, ledger = proof(virtually(slow, tmp_path / "runs").folder)
+    assert ledger.fates == {"answered": 10}
 
 
 def test_whoever_watches_counts_a_frame_that_was_not_sent_once(tmp_path: Path) -> None:
@@ -132,24 +164,30 @@ def test_whoever_watches_counts_a_frame_that_was_not_sent_once(tmp_path: Path) -
 async def test_a_broker_restarted_in_mid_run_costs_frames_but_loses_track_of_none(
     tmp_path: Path, mosquitto: str
 ) -> None:
-    pictures(tmp_path / "pictures", 90)
+    pictures(tmp_path / "pictures", 600)
     scenario = loaded(tmp_path, *(camera(f"c{n}", interval="50ms") for n in range(3)))
-    watched = Shots()
+    watched, stop = Shots(), asyncio.Event()
+
+    def all_are_back() -> bool:
+        """Of each camera a frame was answered that is newer than all that could not be sent."""
+        gone = {s.camera: s.seq for s in watched.shots if s.unsent == "broker_down"}
+        seen = {r.camera: r.seq for r in watched.records if r.fate == "answered"}
+        return all(seen[name] > gone.get(name, -1) for name in ("c0", "c1", "c2"))
+
     async with embedded_broker("mosquitto") as broker:
         options = Options(broker=broker.address, out=tmp_path / "runs")
-        playing = asyncio.create_task(play(scenario, options, [watched], asyncio.Event()))
+        playing = asyncio.create_task(play(scenario, options, [watched], stop))
         await until(lambda: len(watched.records) >= 30)
         await broker.stop()
-        await until(lambda: any(shot.unsent == "broker_down" for shot in watched.shots))
+        await until(lambda: {s.camera for s in watched.shots if s.unsent} == {"c0", "c1", "c2"})
         await broker.start()
+        await until(all_are_back)
+        stop.set()
         outcome = await within(playing)
     log, ledger = proof(outcome.folder)
-    assert ledger.scheduled == 270
-    assert ledger.reasons["unsent(broker_down)"] > 0
-    assert ledger.fates["answered"] >= 30
-    answered = [r for r in log.frames if r.fate == "answered"]
-    gone = [s.captured_ns for s in log.shots if s.unsent == "broker_down"]
-    assert max(r.captured_ns for r in answered) > max(gone), "nothing came after the restart"
+    assert ledger.scheduled == len(watched.shots)
+    assert ledger.reasons["unsent(broker_down)"] >= 3
+    assert ledger.fates["answered"] >= 30 + 3
     (end,) = notes(log, "session_end")
     assert end["reconnects"] == 1
 
