@@ -12,6 +12,7 @@ from typing import Any
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import left_out
+from tests.playing import PATIENCE_S
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -42,7 +43,9 @@ async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as driver:
         # in a container root has no sandbox to use
         started = await driver.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
+            executable_path=chromium(),
+            args=["--no-sandbox", "--disable-gpu"],
+            timeout=1000 * PATIENCE_S,
         )
         try:
             yield started
@@ -59,6 +62,7 @@ async def opened(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
     )
+    page.set_default_timeout(1000 * PATIENCE_S)
     told = Opened(page)
     page.on(
         "console",

@@ -99,8 +99,8 @@ class Prometheus:
         result: list[dict[str, Any]] = self.get("query", query=expression, **parameters)["result"]
         return result
 
-    def number(self, expression: str) -> float:
-        (sample,) = self.query(expression)
+    def number(self, expression: str, **parameters: Any) -> float:
+        (sample,) = self.query(expression, **parameters)
         return float(sample["value"][1])
 
     def range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:

@@ -253,7 +253,7 @@ def test_cameras_and_consumer_of_the_compose_file_meet_at_its_broker(
             with start("cameras") as cameras:
                 for url in (metrics_address(tmp_path / "cameras"), at):
                     wait_for(lambda url=url: b"earlyfire_run_ended 1.0" in fetch(url))
-                    assert healthy(url)
+                    wait_for(lambda url=url: healthy(url))
                 for name in ("cameras", "consumer"):  # from then on SIGTERM is a wish to end
                     err = tmp_path / name / "err"
                     wait_for(lambda err=err: "metrics stay at" in err.read_text())

@@ -50,11 +50,13 @@ class Seen:
     """score.json of the run in one process."""
     begun: float
     ended: float
+    """An instant at which all is told and every target was reached. Later ones need not be such: a
+    target that stands still for a second counts as gone."""
 
     def filled(self, expression: str, run: str = "whole") -> str:
         """As Grafana fills in what stands at the top of a dashboard."""
         for name, value in (
-            ("$__rate_interval", "4s"),
+            ("$__rate_interval", "8s"),  # also where a scrape or two came late
             ("$__range", f"{int(self.ended - self.begun) + 1}s"),
             ("$run", run),
             ("$camera", ".*"),
@@ -71,7 +73,7 @@ class Seen:
         return [point for one in series for point in one["values"] if point[1] != "NaN"]
 
     def at_the_end(self, expression: str, run: str = "whole") -> float:
-        return self.prometheus.number(self.filled(expression, run))
+        return self.prometheus.number(self.filled(expression, run), time=self.ended)
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +123,33 @@ def seen(
         start("run", "whole", "whole")
         start("cameras", "cameras", "halves")
 
-        def over() -> bool:
-            for command in commands.values():
-                _alive(command)
-            return bool(
-                there.query("sum(earlyfire_run_ended) == 3")
-                and there.query("count(run:earlyfire_unaccounted_frames:difference == 0) == 2")
-                # long enough for a panel's steps to meet what is told only at the end
-                and there.query("count_over_time(earlyfire_early_fire_score[10s]) >= 3")
+        def told(at: float) -> bool:
+            return all(
+                there.query(question, time=at)
+                for question in (
+                    "sum(up) == 4",
+                    "sum(earlyfire_run_ended) == 3",
+                    "count(run:earlyfire_unaccounted_frames:difference == 0) == 2",
+                    # long enough for a panel's steps to meet what is told only at the end
+                    "count_over_time(earlyfire_early_fire_score[10s]) >= 3",
+                )
             )
 
-        wait_for(over, LONG_S)
+        def over() -> float | None:
+            for command in commands.values():
+                _alive(command)
+            at = time.time()
+            if not told(at):
+                return None
+            # what was still being scraped then has come in, and has changed nothing
+            wait_for(lambda: there.query(f"count(timestamp(up) > {at}) == 4"))
+            return at if told(at) else None
+
+        ended = wait_for(over, LONG_S)
         score = json.loads((run_folder(folder / "whole") / "score.json").read_text())
-        yield Seen(there, score, begun, time.time())
+        yield Seen(there, score, begun, ended)
         for command in commands.values():
+            wait_for(lambda command=command: "metrics stay at" in command.err)
             command.send(signal.SIGTERM)
         assert [command.wait() for command in commands.values()] == [0, 0, 0]
 
@@ -257,7 +272,7 @@ def test_everything_that_an_alert_looks_at_exists(seen: Seen, expression: str) -
 
 
 def test_no_alert_fires_at_the_end_of_a_run_that_went_well(seen: Seen) -> None:
-    firing = seen.prometheus.query('ALERTS{alertstate="firing"}')
+    firing = seen.prometheus.query('ALERTS{alertstate="firing"}', time=seen.ended)
     assert [alert["metric"]["alertname"] for alert in firing] == []
 
 
@@ -296,7 +311,8 @@ def test_the_numbers_are_those_of_the_runs_own_score(seen: Seen) -> None:
 
 def test_the_ledger_is_that_of_the_run(seen: Seen) -> None:
     of_run = ' and on (job, instance) earlyfire_run_info{run="whole"}'
-    told = seen.prometheus.query(f"sum by (fate) (earlyfire_frames_fate_total{of_run}) > 0")
+    asked = f"sum by (fate) (earlyfire_frames_fate_total{of_run}) > 0"
+    told = seen.prometheus.query(asked, time=seen.ended)
     fates = {sample["metric"]["fate"]: int(sample["value"][1]) for sample in told}
     assert fates == seen.score["ledger"]["fates"]
     scheduled = f"earlyfire_frames_scheduled_total{of_run}"

@@ -33,6 +33,7 @@ from earlyfire_stream.records import (
     FaultPlan,
     FirePlan,
     Playing,
+    Shot,
     Snapshot,
 )
 from earlyfire_stream.verdict import Alarm, Box, Fate, Reason, Truth, Verdict
@@ -1018,6 +1019,27 @@ def test_the_faults_of_a_folder_that_is_followed_are_those_that_the_run_noted(
     ]
     lanes = [wall.camera(number, 2.0) for number in (0, 1)]
     assert [lane["lane"]["faults"] for lane in lanes if lane is not None] == [[0], []]
+
+
+def test_a_run_that_ends_while_the_page_takes_it_in_ends_with_its_last_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher("s")
+    taken_in: list[int] = []
+
+    def shown_slowly(_: Wall, one: Shot) -> None:
+        taken_in.append(one.seq)
+        if one.seq == 0:  # and meanwhile, in the run's thread
+            watcher.shot(shot("north", 1, 7.0))
+            watcher.ended(tmp_path, None)
+
+    monkeypatch.setattr(Wall, "shot", shown_slowly)
+    monkeypatch.setattr("earlyfire_stream.live.watching.read_run", lambda _: {})
+    watcher.shot(shot("north", 0, 3.0))
+    for _ in range(2):
+        watcher.poll()
+    assert taken_in == [0, 1]
+    assert watcher.now()[0] == 7.0
 
 
 def test_the_consumer_is_glanced_at_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:

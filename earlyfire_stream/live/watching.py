@@ -159,6 +159,7 @@ class Watcher:
 
     def poll(self) -> None:
         inbox = self._inbox
+        over = self.told.over  # asked first: all that came before the end is in the inbox then
         for _ in range(len(inbox)):
             match inbox.popleft():
                 case Shot() as shot:
@@ -180,7 +181,7 @@ class Watcher:
                     self.told = replace(
                         self.told, began=True, stage="", share=None, virtual=clock.virtual
                     )
-        if self.told.over and self._ended is None:
+        if over and self._ended is None:
             self._ended = (self._newest_at, self.wall.newest_ns)
 
     def close(self) -> None:
