@@ -13,7 +13,7 @@ from earlyfire_stream.records import FrameRecord
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.verdict import Fate, Reason
 from tests.fakes.ollama import Answer, FakeOllama, Fault
-from tests.playing import camera, loaded, pictures, proof, within
+from tests.playing import camera, loaded, pictures, proof, reserved_port, within
 
 SMOKE = '{"has_smoke": true, "bbox_2d": [100, 100, 300, 200]}'
 CLEAR = '{"has_smoke": false, "bbox_2d": null}'
@@ -109,7 +109,7 @@ async def test_a_fault_in_mid_run_costs_the_frames_it_touched_and_no_other(
     fault: Fault, reason: Reason, tmp_path: Path
 ) -> None:
     # the limits stay wide where they are not what is tested: a busy machine is no silent server
-    limits: dict[Fault, Any] = {Fault.HANG: {"limit": "1s"}, Fault.SILENT: {"silence_s": 0.5}}
+    limits: dict[Fault, Any] = {Fault.HANG: {"limit": "2s"}, Fault.SILENT: {"silence_s": 1.5}}
     async with FakeOllama() as server:
         # after the warm-up: two frames, two that it touches, four more
         server.script.extend([Answer(CLEAR)] * 3)
@@ -171,11 +171,12 @@ class Restarting:
 
 
 async def test_a_server_that_restarts_costs_the_frames_of_its_absence(tmp_path: Path) -> None:
-    async with FakeOllama() as server:
-        restarting = Restarting(server)
-        scenario = watched(tmp_path, server, 12)
-        outcome = await played(scenario, tmp_path, [restarting])
-        await asyncio.gather(*restarting.work)
+    with reserved_port() as port:
+        async with FakeOllama(port=port) as server:
+            restarting = Restarting(server)
+            scenario = watched(tmp_path, server, 12)
+            outcome = await played(scenario, tmp_path, [restarting])
+            await asyncio.gather(*restarting.work)
     log, ledger = proof(outcome.folder)
     touched = [frame.seq for frame in log.frames if frame.fate is Fate.ENGINE_ERROR]
     # those of its absence, in one row, and one more if a request met the very moment

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from tests.fakes.ollama import FakeOllama
 
+ANSWER_S = 0.05
+"""Of every answer: next to it what a busy machine adds, now more and now less, is no trend."""
 LEAK_BYTES = 1_000_000
 SLOWER_S = 0.005
 
@@ -27,8 +29,8 @@ class FailingOllama(FakeOllama):
         self.answered += 1
         if self.kind == "leaks":
             self.kept.append(bytearray(b"x") * LEAK_BYTES)  # written to, or it would take no memory
-        if self.kind == "slows":
-            await asyncio.sleep(self.answered * SLOWER_S)
+        slower_s = self.answered * SLOWER_S if self.kind == "slows" else 0.0
+        await asyncio.sleep(ANSWER_S + slower_s)
         return await super()._chat(request)
 
 
