@@ -321,12 +321,16 @@ def _dtype(settings: ModelSettings, device: str) -> torch.dtype:
 
 
 def _product_s(dtype: torch.dtype) -> float:
-    """Seconds for a small matrix product, the better of two."""
+    """Seconds for a small matrix product, the best of ten.
+
+    Of fewer a busy machine may disturb all, and a worker that is started again would answer in
+    another precision.
+    """
     import torch
 
     one = torch.ones((256, 256), dtype=dtype)
     took = []
-    for _ in range(3):
+    for _ in range(11):
         began = time.perf_counter()
         one @ one
         took.append(time.perf_counter() - began)
