@@ -5,14 +5,17 @@ from __future__ import annotations
 __all__ = ["INTERRUPTED", "lingering", "until_told"]
 
 import contextlib
+import math
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
 
 import typer
 
 INTERRUPTED = 130
 """Exit code of a run that was told to stop."""
+LOOK_S = 0.1
+"""Between two looks whether a signal has come."""
 
 
 @contextlib.contextmanager
@@ -41,15 +44,19 @@ def until_told(seconds: float | None = None, began: Callable[[], None] = lambda:
 
     `began` is called once both are heard: whoever reads what it says may send one at once.
     """
-    told = threading.Event()
+    told: list[int] = []
     before = {
-        number: signal.signal(number, lambda *_: told.set())
+        number: signal.signal(number, lambda heard, _: told.append(heard))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         began()
-        told.wait(seconds)
+        ends = math.inf if seconds is None else time.monotonic() + seconds
+        # In short pieces: while all threads were stopped (SIGSTOP), any of them may have taken the
+        # signal, and that does not wake this one, which alone runs the handler.
+        while not told and (rest_s := ends - time.monotonic()) > 0:
+            time.sleep(min(LOOK_S, rest_s))
     finally:
         for number, handler in before.items():
             # told: only closing is left, and `timeout` sends its SIGTERM twice
-            signal.signal(number, signal.SIG_IGN if told.is_set() else handler)
+            signal.signal(number, signal.SIG_IGN if told else handler)
