@@ -16,7 +16,8 @@ from tests.fakes.ollama import FakeOllama
 ANSWER_S = 0.05
 """Of every answer: next to it what a busy machine adds, now more and now less, is no trend."""
 LEAK_BYTES = 1_000_000
-SLOWER_S = 0.005
+SLOWER_S = 0.02
+"""Each answer than the one before: a second after fifty."""
 
 
 class FailingOllama(FakeOllama):
