@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from earlyfire_stream.scenario.load import load as load_scenario
 from earlyfire_stream.scoring.ledger import Ledger, balance
 
 PATIENCE_S = 60.0
+LOADING_S = 150.0
+"""For a real worker, which imports for ten seconds where nothing else runs."""
 """Bounds every wait; a busy machine needs some seconds for what takes a moment elsewhere."""
 
 
@@ -102,6 +104,11 @@ def records(folder: Path, log: str = "records.jsonl") -> list[dict]:
     return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
 
 
+def fates(folder: Path) -> list[dict]:
+    """The frames whose fate stands there by now."""
+    return [record["v"] for record in records(folder) if record["k"] == "frame"]
+
+
 # --- waiting -------------------------------------------------------------------------------------
 
 
@@ -133,6 +140,15 @@ def time_passes(seconds: float) -> None:
     loop = asyncio.get_running_loop()
     before = loop.time
     loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+
+
+async def overtaken(asked: asyncio.Event, look: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """What comes of the look when so many seconds pass once its server was `asked`."""
+    asked.clear()
+    under_way = asyncio.create_task(look)
+    await within(asked.wait())
+    time_passes(seconds)
+    return await within(under_way)
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -57,11 +57,9 @@ from tests.conformance import (
     verdict_of,
 )
 from tests.fakes import worker as fake_worker
-from tests.playing import PATIENCE_S, time_passes, until, wait_for, within
+from tests.playing import LOADING_S, PATIENCE_S, overtaken, until, wait_for, within
 
 MIB = 2**20
-LOADING_S = 150.0
-"""A worker imports for ten seconds where nothing else runs."""
 
 
 # --- where they run ------------------------------------------------------------------------------
@@ -311,11 +309,9 @@ async def test_an_answer_that_stops_half_way_ends_at_the_deadline(served: Served
     wire = served.wire
     served.front.say(wire.piece(b"{") + wire.piece(rb"\"has"), wire.kind, stall=True)
     # shorter than the silence that is borne with
-    look = asyncio.create_task(served.engine.infer(served.question(0, deadline_s=10)))
-    await within(served.front.stalled.wait())
-    time_passes(10)
+    look = served.engine.infer(served.question(0, deadline_s=10))
     with pytest.raises(EngineTimeout):
-        await within(look)
+        await overtaken(served.front.stalled, look, 10)
     await within(served.front.left.wait())
     served.front.be_itself()
     await answered(served, served.question(0))

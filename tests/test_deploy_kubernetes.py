@@ -31,9 +31,9 @@ from tests.containers import (
 from tests.deployed import DEPLOY, RULES, program, rules, yaml_of
 from tests.playing import (
     camera,
+    fates,
     open_mosquitto,
     pictures,
-    records,
     run_folder,
     scenario,
     wait_for,
@@ -299,7 +299,7 @@ def test_cameras_and_every_watcher_of_the_cluster_meet_and_no_frame_is_seen_twic
             wait_for(lambda url=url: b"earlyfire_run_ended 1.0" in fetch(url))
     cameras = run_folder(tmp_path / "cameras" / "runs")
     watched = [run_folder(tmp_path / pod / "runs") for pod in watchers]
-    logs = [[r["v"] for r in records(one) if r["k"] == "frame"] for one in watched]
+    logs = [fates(one) for one in watched]
     assert all(logs), "each had something to do"
     seen = Counter((frame["camera"], frame["seq"]) for log in logs for frame in log)
     assert len(seen) == 6 * 30

@@ -38,15 +38,16 @@ from tests.fakes import worker as fake
 from tests.fakes.openai import Answer, Fault
 from tests.fakes.worker import MODEL, FakeWorker, card
 from tests.playing import (
+    LOADING_S,
     PATIENCE_S,
     camera,
+    fates,
     loaded,
+    overtaken,
     pictures,
     proof,
-    records,
     reserved_port,
     run_folders,
-    time_passes,
     until,
     within,
 )
@@ -307,12 +308,8 @@ async def test_a_slow_worker_is_asked_whether_it_lives_and_stays_if_it_does() ->
 
         async def hangs() -> None:
             one.script.append(Answer(fault=Fault.HANG))
-            one.asked.clear()
-            look = asyncio.create_task(alone.infer(request(deadline_s=10)))
-            await one.asked.wait()
-            time_passes(10)
             with pytest.raises(EngineTimeout):
-                await look
+                await overtaken(one.asked, alone.infer(request(deadline_s=10)), 10)
 
         await hangs()
         await until(lambda: alone.pool.members[0].ask_at is None)
@@ -490,12 +487,9 @@ async def test_a_run_goes_on_after_a_crash_and_every_frame_has_its_fate(
     stop = asyncio.Event()
     playing = asyncio.create_task(run.play(scenario, options, [], stop))
 
-    def fates() -> list[tuple[str, str]]:
-        found = [line for folder in run_folders(options.out) for line in records(folder)]
-        return [(r["v"]["camera"], r["v"]["fate"]) for r in found if r["k"] == "frame"]
-
     def went_on() -> bool:
-        told = fates()
+        folders = run_folders(options.out)
+        told = [(f["camera"], f["fate"]) for folder in folders for f in fates(folder)]
         crash = ("poison", "engine_error")
         return crash in told and ("north", "answered") in told[told.index(crash) :]
 
@@ -515,8 +509,6 @@ async def test_a_run_goes_on_after_a_crash_and_every_frame_has_its_fate(
 
 # --- the real worker -----------------------------------------------------------------------------
 
-LOADING_S = 150.0
-"""It imports for ten seconds where nothing else runs."""
 VERDICT_ALONE = {
     "type": "object",
     "properties": {"has_smoke": {"type": "boolean"}, "bbox_2d": {"type": "null"}},

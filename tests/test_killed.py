@@ -12,6 +12,7 @@ from tests.playing import (
     PATIENCE_S,
     Nursery,
     camera,
+    fates,
     pictures,
     proof,
     records,
@@ -20,11 +21,6 @@ from tests.playing import (
     scenario,
     wait_for,
 )
-
-
-def fates(folder: Path) -> int:
-    """Frames whose fate is on the disk."""
-    return sum(record["k"] == "frame" for record in records(folder))
 
 
 def test_a_run_killed_at_any_moment_can_be_scored_and_leaves_no_process(
@@ -58,7 +54,7 @@ def test_a_run_killed_at_any_moment_can_be_scored_and_leaves_no_process(
         code, score = nursery.run("score", folder, cwd=tmp_path)
         assert code == 0, score.err
         proof(folder)
-        return fates(folder)
+        return len(fates(folder))
 
     with ThreadPoolExecutor(4) as killers:
         recorded = list(killers.map(kill_one, range(20)))

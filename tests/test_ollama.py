@@ -34,7 +34,7 @@ from earlyfire_stream.errors import (
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace, ResizeMode
 from tests.fakes.ollama import MODEL, Answer, FakeOllama, Fault
-from tests.playing import time_passes
+from tests.playing import overtaken
 
 PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 YES = '{"has_smoke": true, "bbox_2d": [322, 182, 644, 364]}'
@@ -387,12 +387,8 @@ async def test_a_rejected_request_is_not_tried_again() -> None:
 async def test_a_hang_ends_at_the_timeout_and_the_server_is_told() -> None:
     async with FakeOllama() as server, opened(server, limit_s=10) as (engine, clock):
         server.script.append(Answer(fault=Fault.HANG))
-        server.asked.clear()
-        look = asyncio.create_task(engine.infer(request(clock)))
-        await server.asked.wait()
-        time_passes(10)
         with pytest.raises(EngineTimeout, match=r"no answer within 10 s"):
-            await look
+            await overtaken(server.asked, engine.infer(request(clock)), 10)
         await asyncio.wait_for(server.gone.wait(), 10)
         assert server.cancelled == 1
 

@@ -49,7 +49,7 @@ from earlyfire_stream.records import GAUGES_LOG
 from earlyfire_stream.scenario import models
 from earlyfire_stream.verdict import CoordSpace, ResizeMode
 from tests.fakes.openai import MODEL, Answer, Dialect, FakeOpenAI, Fault
-from tests.playing import camera, loaded, pictures, proof, records, time_passes, within
+from tests.playing import camera, loaded, overtaken, pictures, proof, records, within
 
 PROMPT = prompt("v1", CoordSpace.RESIZED_ABS)
 YES = '{"has_smoke": true, "bbox_2d": [322, 182, 644, 364]}'
@@ -330,7 +330,8 @@ async def test_a_server_that_still_loads_its_model_is_waited_for() -> None:
         with pytest.raises((EngineOverloaded, EngineTimeout)):
             async with opened(server, retries=0, load_s=0.1):
                 pass
-        server.script.clear()
+    # another one: a request that the first has yet to read would take this answer
+    async with FakeOpenAI(dialect=Dialect.LLAMA) as server:
         server.script.append(Answer(fault=Fault.TOO_MANY, retry_after="0.01"))
         with pytest.raises(EngineOverloaded):
             async with opened(server, retries=0):
@@ -743,12 +744,8 @@ async def test_no_retry_goes_beyond_the_deadline() -> None:
 async def test_a_hang_ends_at_the_timeout_and_the_server_is_told() -> None:
     async with FakeOpenAI() as server, opened(server, limit_s=10) as (engine, clock):
         server.script.append(Answer(fault=Fault.HANG))
-        server.asked.clear()
-        look = asyncio.create_task(engine.infer(request(clock)))
-        await server.asked.wait()
-        time_passes(10)
         with pytest.raises(EngineTimeout, match=r"no answer within 10 s"):
-            await look
+            await overtaken(server.asked, engine.infer(request(clock)), 10)
         await asyncio.wait_for(server.gone.wait(), 10)
         assert server.cancelled == 1
 

@@ -22,6 +22,7 @@ from tests.playing import (
     Command,
     Nursery,
     camera,
+    fates,
     loaded,
     notes,
     open_mosquitto,
@@ -65,16 +66,12 @@ def watchers(start: Start, count: int) -> list[Command]:
     return started
 
 
-def frames_of(folder: Path) -> list[dict]:
-    return [r["v"] for r in records(folder) if r["k"] == "frame"]
-
-
 def seqs_sent(folder: Path) -> list[int]:
     return [r["v"]["seq"] for r in records(folder, "cameras.jsonl") if r["k"] == "shot"]
 
 
 def seen_after(seq: int, folder: Path) -> bool:
-    return any(f["fate"] == "answered" and f["seq"] > seq for f in frames_of(folder))
+    return any(f["fate"] == "answered" and f["seq"] > seq for f in fates(folder))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -94,11 +91,11 @@ def test_so_many_watchers_see_every_frame_exactly_once(
 
     # by the logs themselves, before anything merges them
     scheduled = {(s["v"]["camera"], s["v"]["seq"]) for s in records(played, "cameras.jsonl")}
-    seen = Counter((f["camera"], f["seq"]) for folder in folders for f in frames_of(folder))
+    seen = Counter((f["camera"], f["seq"]) for folder in folders for f in fates(folder))
     assert len(scheduled) == 16 * 20
     assert seen == dict.fromkeys(scheduled, 1)
     for k, folder in enumerate(folders):
-        assert {shard_of(f["camera"]) % count for f in frames_of(folder)} == {k}
+        assert {shard_of(f["camera"]) % count for f in fates(folder)} == {k}
 
     asked = ["score", *folders, "--cameras", played, "--output", "whole", "--json"]
     code, command = nursery.run(*asked, cwd=tmp_path)
@@ -131,10 +128,10 @@ def test_a_watcher_that_is_killed_loses_what_was_under_way_and_the_others_nothin
     alive, killed = watchers(start, 2)
     cameras = start("cameras", "k")
     folder = wait_for(lambda: run_folders(tmp_path / "w1"))[0]
-    wait_for(lambda: len(frames_of(folder)) >= 40)
+    wait_for(lambda: len(fates(folder)) >= 40)
     killed.send(signal.SIGKILL)
     nursery.code_of(killed.pid, 20)
-    before = {(f["camera"], f["seq"]) for f in frames_of(folder)}
+    before = {(f["camera"], f["seq"]) for f in fates(folder)}
     # something is sent while nobody is there, however soon the next one is
     newest = max(seq for _, seq in before)
     wait_for(lambda: max(seqs_sent(run_folder(tmp_path / "k"))) > newest + 5)
