@@ -6,11 +6,12 @@ __all__ = ["INTERRUPTED", "lingering", "until_told"]
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 
 import typer
+
+from earlyfire_stream.signals import hearing
 
 INTERRUPTED = 130
 """Exit code of a run that was told to stop."""
@@ -45,18 +46,10 @@ def until_told(seconds: float | None = None, began: Callable[[], None] = lambda:
     `began` is called once both are heard: whoever reads what it says may send one at once.
     """
     told: list[int] = []
-    before = {
-        number: signal.signal(number, lambda heard, _: told.append(heard))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with hearing(told.append, done=lambda: bool(told)):
         began()
         ends = math.inf if seconds is None else time.monotonic() + seconds
         # In short pieces: while all threads were stopped (SIGSTOP), any of them may have taken the
         # signal, and that does not wake this one, which alone runs the handler.
         while not told and (rest_s := ends - time.monotonic()) > 0:
             time.sleep(min(LOOK_S, rest_s))
-    finally:
-        for number, handler in before.items():
-            # told: only closing is left, and `timeout` sends its SIGTERM twice
-            signal.signal(number, signal.SIG_IGN if told else handler)

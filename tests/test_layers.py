@@ -14,6 +14,7 @@ PACKAGE = Path(earlyfire_stream.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": 0,
     "clock": 0,
+    "signals": 0,
     "verdict": 1,
     "scenario": 1,
     "frames": 1,

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from earlyfire_stream.cli import app, playing, soaking
+from earlyfire_stream import signals
+from earlyfire_stream.cli import app, soaking
 from earlyfire_stream.cli.playing import play
 from earlyfire_stream.errors import Interrupted, RunFolderError, UsageError
 from earlyfire_stream.folder import held
@@ -381,7 +382,7 @@ def test_ctrl_c_does_not_wait_for_the_scoring_of_a_long_run(tmp_path: Path) -> N
 def test_sigterm_to_a_process_and_to_its_group_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(playing, "TWICE_S", PATIENCE_S)  # should we stand still between the two
+    monkeypatch.setattr(signals, "TWICE_S", PATIENCE_S)  # should we stand still between the two
     ended = Outcome(tmp_path, None, True, ())
 
     async def how(

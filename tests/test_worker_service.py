@@ -28,13 +28,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from earlyfire_stream.errors import UsageError
+from earlyfire_stream.signals import STOP_SIGNALS
 from earlyfire_stream.worker import command, service
 from earlyfire_stream.worker.ask import Ask, Card, OutOfMemory, Piece, Timings
 from earlyfire_stream.worker.generate import Brain, Prepared
 from earlyfire_stream.worker.loading import ModelSettings, load_model
 from earlyfire_stream.worker.service import KEY_VARIABLE, ModelBroken, Service, WorkerSettings
 from earlyfire_stream.worker.wire import Limits
-from tests.playing import PATIENCE_S, reserved_port, until, wait_for
+from tests.playing import LOADING_S, PATIENCE_S, reserved_port, until, wait_for
 from tests.tiny_qwen import SYSTEM, fake_pixels, save_tiny
 
 SCHEMA = {
@@ -969,9 +970,6 @@ async def test_a_picture_s_limits_can_be_set(brain: Brain) -> None:
 
 # --- the process ---------------------------------------------------------------------------------
 
-LOADING_S = 150.0
-"""It imports for ten seconds where nothing else runs."""
-
 
 @dataclass
 class Worker:
@@ -1099,6 +1097,7 @@ def test_sigterm_to_the_process_and_at_once_to_its_group_is_one_wish(
 ) -> None:
     program = f"""
 import signal
+from earlyfire_stream import signals
 from earlyfire_stream.worker import command
 from earlyfire_stream.worker.loading import ModelSettings
 from earlyfire_stream.worker.service import Service, WorkerSettings
@@ -1109,7 +1108,7 @@ async def work(self, stop):
     await stop.wait()
 
 Service.work = work
-command.TWICE_S = {twice_s}
+signals.TWICE_S = {twice_s}
 command.serve(WorkerSettings(ModelSettings("x"), port=0))
 """
     root = Path(__file__).parents[1]
@@ -1123,7 +1122,7 @@ def test_a_model_that_broke_ends_the_process_with_1(
     monkeypatch.setattr(command, "disable_created_metrics", lambda: None)  # it is for all tests
     monkeypatch.setattr(command, "load_model", lambda settings, say: Held(brain, fail=1000))
     told: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in command.STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def ask() -> None:
         async def post() -> None:

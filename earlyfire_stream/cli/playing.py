@@ -6,12 +6,8 @@ __all__ = ["Play", "cameras", "consume", "play", "run_command", "watched"]
 
 import asyncio
 import contextlib
-import math
-import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -48,9 +44,7 @@ from earlyfire_stream.metrics.observer import Metrics
 from earlyfire_stream.records import Observer
 from earlyfire_stream.scenario.load import Loaded
 from earlyfire_stream.scenario.models import Scenario
-
-TWICE_S = 0.5
-"""`timeout` sends SIGTERM to its child and then to the group that it is in: that is one."""
+from earlyfire_stream.signals import hearing
 
 ForeignBrokerOpt = Annotated[str, typer.Option("--broker", help="mqtt[s]://[user@]host[:port]")]
 
@@ -244,15 +238,7 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching, scoring: _Scoring)
             stop.set()
             watching.stage("stopping (Ctrl-C again: at once)")
 
-    terminated_s = -math.inf
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        nonlocal terminated_s
-        if number == signal.SIGTERM:
-            since_s = time.monotonic() - terminated_s
-            if since_s < TWICE_S:
-                return
-            terminated_s = time.monotonic()
+    def heard(_number: int) -> None:
         if scoring.under_way:
             raise Interrupted(
                 "interrupted while scoring, ended unscored; `earlyfire score` reads what was "
@@ -260,10 +246,5 @@ def _stop_on_signals(stop: asyncio.Event, watching: Watching, scoring: _Scoring)
             )
         loop.call_soon_threadsafe(ask)
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with hearing(heard, done=stop.is_set):  # stopped: only printing is left
         yield
-    finally:
-        for number, handler in before.items():
-            # stopped: only printing is left
-            signal.signal(number, signal.SIG_IGN if stop.is_set() else handler)

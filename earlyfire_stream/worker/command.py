@@ -14,12 +14,10 @@ __all__ = ["serve", "worker"]
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import sys
 import threading
-import time
 from typing import Annotated
 
 import orjson
@@ -27,15 +25,13 @@ import typer
 from prometheus_client import disable_created_metrics
 
 from earlyfire_stream.errors import UsageError
+from earlyfire_stream.signals import hearing
 from earlyfire_stream.worker.loading import ModelSettings, load_model
 from earlyfire_stream.worker.service import KEY_VARIABLE, ModelBroken, Service, WorkerSettings
 
 log = logging.getLogger(__name__)
 
 MODEL_BROKE = 1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-TWICE_S = 0.5
-"""`timeout` sends SIGTERM to its child and then to the group that it is in: that is one."""
 
 
 def worker(
@@ -143,24 +139,16 @@ async def _serve(settings: WorkerSettings) -> bool:
     loop = asyncio.get_running_loop()
 
     signalled = False
-    terminated_s = -math.inf
 
-    def told(number: int, _frame: object) -> None:
-        nonlocal signalled, terminated_s
-        if number == signal.SIGTERM:
-            since_s = time.monotonic() - terminated_s
-            if since_s < TWICE_S:
-                return
-            terminated_s = time.monotonic()
+    def told(number: int) -> None:
+        nonlocal signalled
         if signalled:  # a supervisor closes standard input and signals: that is one wish
             os._exit(128 + number)
         signalled = True
         log.info("told to stop by %s", signal.Signals(number).name)
         loop.call_soon_threadsafe(stop.set)
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, told)
-    try:
+    with hearing(told, done=lambda: True):  # afterwards the loop that is told is closed
         async with Service(settings, lambda: load_model(settings.model, _say)) as service:
             line = {"listening": service.url, "model": settings.name}
             print(orjson.dumps(line).decode(), flush=True)
@@ -170,11 +158,6 @@ async def _serve(settings: WorkerSettings) -> bool:
                 )
                 guard.start()
             await service.work(stop)
-    finally:
-        # A signal that comes while the process ends asks for what is done already, and the loop
-        # that would be told is closed by then.
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
     return service.busy
 
 
